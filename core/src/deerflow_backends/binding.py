@@ -14,11 +14,11 @@ class Binding:
     Created inside the event loop that the object belongs to.
     """
 
-    __slots__ = ("_loop", "_pid", "_what", "closed")
+    __slots__ = ("_pid", "_what", "closed", "loop")
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self.closed = False
 
@@ -32,7 +32,7 @@ class Binding:
             raise Closed(f"{self._what} is closed; use it inside its 'async with' block")
         if os.getpid() != self._pid:
             raise Closed(f"{self._what} was opened in another process; open it after the fork, in the child")
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self.loop:
             raise Closed(f"{self._what} belongs to another event loop; open one for this loop")
 
     def close(self) -> None:

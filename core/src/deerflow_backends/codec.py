@@ -139,14 +139,11 @@ def _is_plain(value: Any, depth: int) -> bool:
     if kind is int:
         return -_TOO_LONG < value < _TOO_LONG
     if kind is float:
-        return bool(value - value == 0.0)  # False for NaN and the infinities
+        return value - value == 0.0  # False for NaN and the infinities
     if depth >= MAX_DEPTH:
         return False
     if kind is dict:
-        for key, item in value.items():
-            if type(key) is not str or not _is_plain(item, depth + 1):
-                return False
-        return True
+        return all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
     return kind is list and all(_is_plain(item, depth + 1) for item in value)
 
 

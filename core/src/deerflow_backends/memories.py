@@ -224,7 +224,7 @@ class MemoryStore(Protocol):
     async def agents(self, user_id: str | None) -> list[str]:
         """Name the agents that have a body or facts, in order of their names."""
 
-    async def clear(self, user_id: str | None, *, agent_name: str | None | Literal[All.ALL] = ALL) -> int:
+    async def clear(self, user_id: str | None, *, agent_name: str | Literal[All.ALL] | None = ALL) -> int:
         """Remove one agent's part, or with None the user-wide one, or with ALL everything of the user (M8).
 
         Returns:

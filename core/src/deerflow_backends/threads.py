@@ -143,7 +143,7 @@ class ThreadIndex(Protocol):
         thread_id: str,
         *,
         user_id: Scope,
-        display_name: str | None | Literal[Keep.KEEP] = KEEP,
+        display_name: str | Literal[Keep.KEEP] | None = KEEP,
         status: str | Literal[Keep.KEEP] = KEEP,
         metadata: Mapping[str, JSON] | None = None,
         remove: Iterable[str] = (),
