@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import functools
+import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -137,12 +138,12 @@ def _is_plain(value: Any, depth: int) -> bool:
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
-        return -_TOO_LONG < value < _TOO_LONG
+        return bool(-_TOO_LONG < value < _TOO_LONG)
     if kind is float:
-        return value - value == 0.0  # False for NaN and the infinities
+        return math.isfinite(value)
     if depth >= MAX_DEPTH:
         return False
-    if kind is dict:
+    if isinstance(value, dict) and kind is dict:
         return all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
     return kind is list and all(_is_plain(item, depth + 1) for item in value)
 
@@ -166,7 +167,7 @@ class _Normaliser:
                 raise InvalidArgument(place, f"is an integer of more than {MAX_DIGITS} digits")
             return int(value)
         if isinstance(value, float):
-            if value - value != 0.0:
+            if not math.isfinite(value):
                 raise InvalidArgument(place, f"is {value!r}, which JSON cannot carry; use None or a str")
             return float(value)
         return self._nested(value, place, depth)

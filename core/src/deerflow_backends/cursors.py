@@ -107,13 +107,13 @@ class Place:
     ``created`` is None while it stands in no stream: before the first read, or waiting for one to appear.
     """
 
-    __slots__ = ("_cursor", "_delivered", "_fresh", "_requested", "created", "seq")
+    __slots__ = ("_cursor", "_delivered", "_requested", "created", "fresh", "seq")
 
     def __init__(self, last_event_id: str | None) -> None:
         self._requested = last_event_id
         self._cursor = parse_cursor(last_event_id)
         self._delivered: EventId | None = None
-        self._fresh = True  # no read was judged yet
+        self.fresh = True  # until a read was judged
         self.created: int | None = None
         self.seq = 0
 
@@ -121,7 +121,7 @@ class Place:
         """The seq after which the next read should begin."""
         if self.created is not None:
             return self.seq
-        if self._cursor is None or not self._fresh:
+        if self._cursor is None or not self.fresh:
             return 0
         return PAST_THE_END if self._cursor is MALFORMED else max(self._cursor.seq - 1, 0)
 
@@ -144,8 +144,8 @@ class Place:
 
     def _begin(self, read: Read) -> Step:
         """The first read, or one made while waiting for a stream to appear."""
-        head, cursor, fresh = read.head, self._cursor, self._fresh
-        self._fresh = False
+        head, cursor, fresh = read.head, self._cursor, self.fresh
+        self.fresh = False
         if isinstance(cursor, EventId):
             return self._begin_at(cursor, read, fresh)
         if head is None or (head.cleaned and not head.ended):

@@ -354,11 +354,12 @@ class Subscription:
                 raise watch.failure
             elif not self._has_news(watch):
                 return None
-            elif self._at_tail(watch):
-                read = Read(watch.head)
             else:
-                self._start_reading(watch)
-                return None
+                known = self._known(watch)
+                if known is None:
+                    self._start_reading(watch)
+                    return None
+                read = known
             outcome = self._judge(read)
             if outcome is not None:
                 return outcome
@@ -366,13 +367,22 @@ class Subscription:
     def _has_news(self, watch: _Watch) -> bool:
         return self._behind or self._seen_version != watch.version
 
-    def _at_tail(self, watch: _Watch) -> bool:
-        """Whether the watch alone can tell what comes next: nothing yet, or END."""
+    def _known(self, watch: _Watch) -> Read | None:
+        """What the watch alone can tell this subscriber: nothing new, END, or how a stream that it waited for begins.
+
+        None if the store must be asked.
+        """
         head, place = watch.head, self._place
-        if place.created is None or head is None or watch.stream != place.created or place.seq != head.latest.seq:
-            return False
-        self._seen_version, self._behind = watch.version, False
-        return True
+        if head is None or head.cleaned:
+            return None
+        if place.created is None:
+            first = watch.ring.get(1)
+            known = None if place.fresh or first is None else Read(head, (first,))
+        else:
+            known = Read(head) if (place.created, place.seq) == (head.created, head.latest.seq) else None
+        if known is not None:
+            self._seen_version, self._behind = watch.version, False
+        return known
 
     def _start_reading(self, watch: _Watch) -> None:
         self._seen_version = watch.version

@@ -1,0 +1,289 @@
+"""The hub: fan-out over hints that may be lost, doubled or late, and reads that may be slow or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deerflow_backends.binding import Binding
+from deerflow_backends.cursors import Entry, EventId, Head, Read
+from deerflow_backends.errors import BackendUnavailable, Closed, Corrupt, InvalidArgument
+from deerflow_backends.hub import Hub
+from deerflow_backends.streams import (
+    END_SENTINEL,
+    HEARTBEAT_SENTINEL,
+    StreamEvent,
+    StreamGap,
+    StreamItem,
+    StreamOptions,
+)
+
+RUN = "run"
+
+
+class Store:
+    """One run's events, read after as many turns of the event loop as `delays` says, and counted."""
+
+    def __init__(self) -> None:
+        self.events: list[Entry] = []
+        self.first = 1
+        self.ended = False
+        self.delays: list[int] = []
+        self.failures: list[BaseException] = []
+        self.reads = 0
+
+    def head(self) -> Head | None:
+        if not self.events and not self.ended:
+            return None
+        earliest = EventId(7, self.first) if self.events else None
+        return Head(7, EventId(7, len(self.events)), earliest, ended=self.ended)
+
+    def publish(self, count: int = 1) -> list[Entry]:
+        start = len(self.events) + 1
+        new = [Entry(EventId(7, seq), "e", b"%d" % seq) for seq in range(start, start + count)]
+        self.events += new
+        return new
+
+    async def read(self, run_id: str, after: int, limit: int, max_bytes: int) -> Read:
+        self.reads += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        answer = Read(self.head(), tuple(self.events[max(after, self.first - 1) :][:limit]))
+        for _ in range(self.delays.pop(0) if self.delays else 0):
+            await asyncio.sleep(0)  # an old answer: things may happen meanwhile
+        return answer
+
+
+def in_hub(body: Callable[[Hub, Store], Awaitable[None]], options: StreamOptions | None = None) -> None:
+    async def run() -> None:
+        store, binding = Store(), Binding("the hub under test")
+        hub = Hub(binding, store.read, options or StreamOptions())
+        async with asyncio.timeout(30):
+            await body(hub, store)
+        binding.close()
+        await hub.close()
+        assert len(asyncio.all_tasks()) == 1, "the hub left a task behind"
+
+    asyncio.run(run())
+
+
+async def collect(hub: Hub, cursor: str | None = None) -> list[StreamItem]:
+    """Read to the end, heartbeats left out."""
+    items = []
+    async for item in hub.subscribe(RUN, last_event_id=cursor, heartbeat_interval=0.02):
+        if item is not HEARTBEAT_SENTINEL:
+            items.append(item)
+    return items
+
+
+def seqs(items: list[StreamItem]) -> list[object]:
+    return [item.data if isinstance(item, StreamEvent) and item is not END_SENTINEL else item for item in items]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["feed", "wake", "lost", "twice", "late"])), max_size=15),
+    st.lists(st.integers(0, 4), max_size=30),
+    st.integers(1, 4),
+    st.integers(1, 8),
+)
+def test_hints_lost_doubled_or_late(
+    steps: list[tuple[int, str]], delays: list[int], subscribers: int, buffered: int
+) -> None:
+    """Whatever happens to the hints, one later hint is enough: every event exactly once, in order, then END (S3)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.delays = delays
+        readers = []
+        late: list[tuple[Head, list[Entry]]] = []
+        for i, (count, hint) in enumerate(steps):
+            if i % 4 == 0:
+                readers += [asyncio.create_task(collect(hub)) for _ in range(subscribers)]
+            await asyncio.sleep(0)
+            entries = store.publish(count)
+            head = store.head()
+            assert head is not None
+            if hint in {"feed", "twice"}:
+                hub.feed(RUN, head, entries)
+            if hint in {"wake", "twice"}:
+                hub.feed(RUN, head, entries)
+                hub.wake(RUN)
+            if hint == "late":
+                late.append((head, entries))
+            elif late:
+                hub.feed(RUN, *late.pop())
+        await asyncio.sleep(0)
+        store.ended = True
+        hub.wake(RUN)
+        readers.append(asyncio.create_task(collect(hub)))
+        expected = [*range(1, len(store.events) + 1), END_SENTINEL]
+        for items in await asyncio.gather(*readers):
+            assert seqs(items) == expected
+
+    in_hub(body, StreamOptions(max_buffered_events=buffered))
+
+
+def test_one_read_serves_all_local_subscribers() -> None:
+    """After attaching, fed events cost no read, however many subscribers there are (S15)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        readers = [asyncio.create_task(collect(hub)) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        before = store.reads
+        for _ in range(100):
+            entries, head = store.publish(), store.head()
+            assert head is not None
+            hub.feed(RUN, head, entries)
+            await asyncio.sleep(0)
+        assert store.reads == before
+        store.ended = True
+        hub.wake(RUN)
+        assert all(len(items) == 101 for items in await asyncio.gather(*readers))
+        assert store.reads <= before + 1
+
+    in_hub(body)
+
+
+def test_slow_reader_falls_out_of_the_ring_and_reads_the_store() -> None:
+    """A subscriber behind the ring is served from the store, and gets a gap only if that has trimmed (S6, S12)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        slow, overrun = (hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5) for _ in range(2))
+        store.publish()
+        for subscription in (slow, overrun):
+            assert seqs([await anext(subscription)]) == [1]
+        for _ in range(20):
+            entries, head = store.publish(), store.head()
+            assert head is not None
+            hub.feed(RUN, head, entries)
+        assert seqs([await anext(slow) for _ in range(20)]) == [*range(2, 22)]
+        store.first = 15
+        store.ended = True
+        assert await anext(overrun) == StreamGap("7-1", "7-15", "7-21")
+        with pytest.raises(StopAsyncIteration):
+            await anext(overrun)
+
+    in_hub(body, StreamOptions(max_buffered_events=3))
+
+
+def test_outage_heartbeats_then_goes_on() -> None:
+    """While the backend is away heartbeats come, and afterwards every event (S9, S16)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.failures = [BackendUnavailable("away") for _ in range(4)]
+        store.publish(2)
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=0.01)
+        items = [await anext(subscription)]
+        assert items == [HEARTBEAT_SENTINEL]
+        while items[-1] is HEARTBEAT_SENTINEL:
+            items.append(await anext(subscription))
+        assert seqs([items[-1], await anext(subscription)]) == [1, 2]
+
+    in_hub(body)
+
+
+def test_a_fault_that_waiting_cannot_mend_is_raised() -> None:
+    """Corrupt data is raised to the subscriber, whose iterator then ends (S16)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.failures = [Corrupt("unreadable")] * 2
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        with pytest.raises(Corrupt):
+            await anext(subscription)
+        with pytest.raises(StopAsyncIteration):
+            await anext(subscription)
+        assert not hub.watched
+
+    in_hub(body)
+
+
+def test_cancelled_anext_loses_nothing() -> None:
+    """A cancelled ``__anext__`` leaves the subscription where it was (G8)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        for turns in range(6):
+            task = asyncio.ensure_future(anext(subscription))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        store.publish(2)
+        hub.wake(RUN)
+        assert seqs([await anext(subscription), await anext(subscription)]) == [1, 2]
+
+    in_hub(body)
+
+
+def test_abandoned_subscription_is_forgotten() -> None:
+    """Dropping the last reference is as good as ``aclose()``: the run is watched no longer."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        await anext(subscription)
+        assert RUN in hub.watched
+        del subscription
+        gc.collect()
+        await asyncio.sleep(0.01)
+        assert not hub.watched
+
+    in_hub(body)
+
+
+def test_closing_ends_every_iterator() -> None:
+    """After close a waiting iterator and one that waits later raise Closed (G9)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        waiting, idle = (hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5) for _ in range(2))
+        for subscription in (waiting, idle):
+            await anext(subscription)
+        task = asyncio.ensure_future(anext(waiting))
+        await asyncio.sleep(0.01)
+        hub.binding.close()
+        await hub.close()
+        with pytest.raises(Closed):
+            await task
+        with pytest.raises(Closed):
+            await anext(idle)
+
+    in_hub(body)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"run_id": ""}, {"heartbeat_interval": 0}, {"heartbeat_interval": float("nan")}, {"last_event_id": 7}]
+)
+def test_bad_arguments_at_the_first_anext(arguments: dict[str, object]) -> None:
+    """What is wrong with the arguments is raised at the first ``__anext__``, nothing is attached (S9)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        good = {"run_id": RUN, "last_event_id": None, "heartbeat_interval": 1.0}
+        subscription = hub.subscribe(**{**good, **arguments})  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument):
+            await anext(subscription)
+        assert not hub.watched
+
+    in_hub(body)
+
+
+def test_two_tasks_in_one_subscription() -> None:
+    """A second task waiting in the same iterator is told so, and the first goes on."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        first = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="already waiting"):
+            await anext(subscription)
+        store.publish()
+        hub.wake(RUN)
+        assert seqs([await first]) == [1]
+
+    in_hub(body)
