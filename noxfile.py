@@ -1,0 +1,212 @@
+"""The checks of this repository. Plain ``nox`` runs all of them, and is what CI runs.
+
+Sessions never see the source trees: ``build`` makes the wheels once a run, and every session that runs code
+installs those. A plugin takes part by having a folder in ``plugins/``.
+"""
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nox
+from nox.logger import logger
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = "CI" in os.environ
+# virtualenv would otherwise look for a newer pip behind our back.
+os.environ.setdefault("VIRTUALENV_NO_PERIODIC_UPDATE", "1")
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+VERSIONS = ("3.11", "3.12", "3.13")
+
+#: The folder of each distribution, core first.
+DISTRIBUTIONS = (
+    "core",
+    "conformance",
+    *sorted(f"plugins/{path.parent.name}" for path in ROOT.glob("plugins/*/pyproject.toml")),
+)
+PROJECTS: dict[str, dict[str, Any]] = {
+    folder: nox.project.load_toml(ROOT / folder / "pyproject.toml") for folder in DISTRIBUTIONS
+}
+#: The distributions of this repository by name: these are installed from `dist`, never from an index.
+OURS = {canonicalize_name(project["project"]["name"]): folder for folder, project in PROJECTS.items()}
+
+
+def answer(python: Path, version: str) -> str | None:
+    """Return the path that *python* itself gives, or None if it does not start or is not *version*.
+
+    A file of the right name proves nothing: pyenv's shims exist for every version and fail for most.
+    """
+    script = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
+    try:
+        run = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found, _, executable = run.stdout.strip().partition(" ")
+    return executable if run.returncode == 0 and found == version else None
+
+
+def find_python(version: str) -> str:
+    """Return the path of an interpreter that starts, or *version*, for which nox finds none and says so."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = [Path(folder, f"python{version}") for folder in os.get_exec_path()]
+    candidates += sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"))
+    return next((path for path in (answer(candidate, version) for candidate in candidates) if path), version)
+
+
+PYTHONS = {version: find_python(version) for version in VERSIONS}
+ABSENT = [version for version, python in PYTHONS.items() if python == version]
+FIRST = next((version for version in VERSIONS if version not in ABSENT), VERSIONS[0])
+OTHERS = [version for version in VERSIONS if version != FIRST]
+if ABSENT:
+    logger.warning(f"no interpreter that starts was found for Python {', '.join(ABSENT)}")
+
+
+def group(name: str, folder: str = ".") -> list[str]:
+    """Return the requirements of the dependency group *name* of the pyproject.toml in *folder*."""
+    return list(nox.project.dependency_groups(nox.project.load_toml(ROOT / folder / "pyproject.toml"), name))
+
+
+def declared(folder: str) -> list[str]:
+    """Return what the distribution in *folder* requires, its extras' and its tests' requirements included."""
+    project = PROJECTS[folder]["project"]
+    extras = [line for lines in project.get("optional-dependencies", {}).values() for line in lines]
+    return [*project.get("dependencies", []), *extras, *group("test", folder)]
+
+
+def theirs(requirements: list[str]) -> list[str]:
+    """Return those *requirements* that other people publish."""
+    return [line for line in requirements if canonicalize_name(Requirement(line).name) not in OURS]
+
+
+def wheel(folder: str, *, extras: bool = True) -> str:
+    """Return what pip is given to install the built wheel of *folder*, with every extra or with none."""
+    name = canonicalize_name(PROJECTS[folder]["project"]["name"])
+    (path,) = (path for path in DIST.glob("*.whl") if parse_wheel_filename(path.name)[0] == name)
+    wanted = ",".join(PROJECTS[folder]["project"].get("optional-dependencies", {}))
+    return f"{path}[{wanted}]" if extras and wanted else str(path)
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install *arguments* at the pinned versions."""
+    session.install("--quiet", "--prefer-binary", "--constraint", str(ROOT / "constraints.txt"), *arguments)
+
+
+def install_for_tests(session: nox.Session, folder: str) -> None:
+    """Install the wheel of *folder*, its extras and test group, and of our other wheels those it asks for."""
+    asked = declared(folder)
+    names = {canonicalize_name(Requirement(line).name) for line in asked}
+    siblings = [wheel(OURS[name], extras=False) for name in sorted(names & OURS.keys()) if OURS[name] != folder]
+    install(session, wheel(folder), *siblings, *theirs(group("test", folder)))
+
+
+def install_everything(session: nox.Session) -> None:
+    """Install every wheel with every extra and test group."""
+    install(
+        session,
+        *map(wheel, DISTRIBUTIONS),
+        *theirs([line for folder in DISTRIBUTIONS for line in group("test", folder)]),
+    )
+
+
+def has_python(target: str) -> bool:
+    """Say whether there is Python at *target*: mypy refuses a folder without any."""
+    path = ROOT / target
+    return path.is_file() or any(path.rglob("*.py"))
+
+
+@nox.session(python=PYTHONS[FIRST])
+def lint(session: nox.Session) -> None:
+    """Ruff finds nothing, and would format nothing differently."""
+    install(session, *group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=PYTHONS[FIRST])
+def types(session: nox.Session) -> None:
+    """The sources and the tests hold under mypy's strict rules, at the lowest Python."""
+    install(session, *group("types"), *theirs([line for folder in DISTRIBUTIONS for line in declared(folder)]))
+    targets = [f"{folder}/{part}" for folder in DISTRIBUTIONS for part in ("src", "tests")]
+    targets += ["noxfile.py", "tests", "docs", "examples"]
+    sources = os.pathsep.join(f"{folder}/src" for folder in DISTRIBUTIONS)
+    session.run("mypy", *(target for target in targets if has_python(target)), env={"MYPYPATH": sources})
+
+
+@nox.session(python=PYTHONS[FIRST])
+def build(session: nox.Session) -> None:
+    """Each sdist builds, its wheel builds from it, and holds what it should and nothing else."""
+    install(session, *group("build"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    for folder in DISTRIBUTIONS:
+        session.run("pyproject-build", "--no-isolation", "--outdir", str(DIST), folder)
+    session.run("check-wheel-contents", str(DIST))
+    for folder in DISTRIBUTIONS:
+        path = Path(wheel(folder, extras=False))
+        names = zipfile.ZipFile(path).namelist()
+        for wanted in ("/py.typed", ".dist-info/licenses/LICENSE"):
+            if not any(name.endswith(wanted) for name in names):
+                session.error(f"{path.name} holds no file ending in {wanted}")
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+@nox.parametrize(
+    "python, subject",
+    [
+        nox.param(PYTHONS[version], subject, id=f"{Path(subject).name}-{version}")
+        for version in (FIRST, *OTHERS)
+        for subject in (*DISTRIBUTIONS, "repository")
+    ],
+)
+def tests(session: nox.Session, subject: str) -> None:
+    """Each distribution passes its tests beside only what it declares; the repository passes its own."""
+    if subject == "repository":
+        install_everything(session)
+        session.run("pytest", "tests", "--ignore=tests/docs", *session.posargs)
+        return
+    if subject == "core":
+        install(session, wheel("core", extras=False))
+        session.run("python", "-W", "error", "tests/bare_core.py")
+    install_for_tests(session, subject)
+    session.run("pytest", f"{subject}/tests", *session.posargs)
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+@nox.parametrize("python, version", [nox.param(PYTHONS[v], v, id=v) for v in (FIRST, *OTHERS)])
+def conformance(session: nox.Session, version: str) -> None:
+    """The embedded backends keep every promise; on the other Pythons, L1 in process."""
+    install(session, wheel("core", extras=False), wheel("conformance"))
+    if version != FIRST:
+        session.run("deerflow-conformance", "run", "inprocess", "--level", "L1")
+        return
+    session.run("deerflow-conformance", "run", "inprocess")
+    session.run("deerflow-conformance", "run", "sqlite", "--set", f"path={session.create_tmp()}")
+
+
+@nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
+def docs(session: nox.Session) -> None:
+    """Every hook and public name is documented; snippets are cut from files, and those files run."""
+    install_everything(session)
+    session.run("pytest", "tests/docs", *session.posargs)
+
+
+@nox.session(python=PYTHONS[FIRST], default=False)
+def pin(session: nox.Session) -> None:
+    """Write constraints.txt anew: the newest releases that go together, for every Python we support."""
+    session.install("--quiet", "uv")
+    wanted = [line for name in ("lint", "types", "build") for line in group(name)]
+    wanted += theirs([line for folder in DISTRIBUTIONS for line in declared(folder)])
+    arguments = ["--universal", "--python-version", VERSIONS[0], "--no-annotate", "--no-header", "--upgrade"]
+    source = Path(session.create_tmp(), "requirements.in")
+    source.write_text("\n".join(wanted), encoding="utf-8")
+    pins = ROOT / "constraints.txt"
+    session.run("uv", "pip", "compile", "--quiet", *arguments, "--output-file", str(pins), str(source))
+    pins.write_text(f"# Written by: nox -s {session.name}\n{pins.read_text(encoding='utf-8')}", encoding="utf-8")
