@@ -9,35 +9,22 @@ next one; whatever does not fit makes it read the store again.
 from __future__ import annotations
 
 import asyncio
-import functools
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import stamina
 
-from deerflow_backends.arguments import check_identifier, check_seconds
 from deerflow_backends.binding import Binding
-from deerflow_backends.codec import decode
-from deerflow_backends.cursors import PAST_THE_END, End, Entry, Head, Place, Read
-from deerflow_backends.errors import BackendUnavailable, InvalidArgument
-from deerflow_backends.streams import (
-    END_SENTINEL,
-    HEARTBEAT_SENTINEL,
-    StreamEvent,
-    StreamItem,
-    StreamOptions,
-)
+from deerflow_backends.cursors import PAST_THE_END, Entry, Head, Read
+from deerflow_backends.errors import BackendUnavailable
+from deerflow_backends.streams import StreamOptions
+from deerflow_backends.subscription import Subscription
 
 #: ``await read(run_id, after_seq, limit, max_bytes)``: one consistent look at a run's store, with at most *limit*
 #: events after *after_seq*, and no more than *max_bytes* of their data unless a single one is larger.
 ReadStream: TypeAlias = Callable[[str, int, int, int], Awaitable[Read]]
-
-#: What a subscriber that fell behind the ring reads at once.
-READ_EVENTS: Final = 256
-READ_BYTES: Final = 1024 * 1024
 
 #: Timers fire this much late, so that the store's clock has certainly passed the moment, and never in a tight loop.
 _LATE_SECONDS: Final = 0.001
@@ -55,7 +42,7 @@ class Hub:
         self.binding = binding
         self.options = options
         self._read = read
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -93,16 +80,16 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def attach(self, subscription: Subscription, run_id: str) -> _Watch:
+    def attach(self, subscription: Subscription, run_id: str) -> Watch:
         """Note that *subscription* wants to know of changes in a run."""
         watch = self._watches.get(run_id)
         if watch is None:
-            watch = self._watches[run_id] = _Watch(self, run_id)
+            watch = self._watches[run_id] = Watch(self, run_id)
             watch.wake()
         watch.subscriptions.add(subscription)
         return watch
 
-    def drop(self, watch: _Watch) -> None:
+    def drop(self, watch: Watch) -> None:
         """Forget a run that nobody reads any more."""
         if self._watches.get(watch.run_id) is watch:
             del self._watches[watch.run_id]
@@ -121,7 +108,7 @@ class Hub:
         return await _retrying(self._read, run_id, after, limit, max_bytes)
 
 
-class _Watch:
+class Watch:
     """One watched run: the newest head known, and the ring of its newest events, contiguous up to `last`."""
 
     def __init__(self, hub: Hub, run_id: str) -> None:
@@ -251,187 +238,3 @@ class _Watch:
         self.version += 1
         for subscription in tuple(self.subscriptions):
             subscription.wake()
-
-
-class Subscription:
-    """One subscriber's iterator. Unlike a generator, it survives the cancellation of ``__anext__``."""
-
-    def __init__(self, hub: Hub, run_id: str, last_event_id: str | None, heartbeat_interval: float) -> None:
-        self._hub = hub
-        self._arguments = (run_id, last_event_id, heartbeat_interval)
-        self._watch: _Watch | None = None
-        self._place = Place(None)
-        self._queue: deque[Entry] = deque()  # read from the store, since the ring is past it
-        self._reading: asyncio.Task[Read] | None = None
-        self._seen_version = -1  # of the watch, when the last read was asked for
-        self._behind = True
-        self._waiter: asyncio.Future[None] | None = None
-        self._active = False
-        self._finished = False
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> StreamItem:
-        if self._finished:
-            raise StopAsyncIteration
-        self._hub.binding.check()
-        if self._active:
-            raise RuntimeError("another task is already waiting in this subscription")
-        self._active = True
-        try:
-            return await self._next()
-        except asyncio.CancelledError:
-            self._stop_reading()
-            raise
-        except BaseException:
-            self._finish()
-            raise
-        finally:
-            self._active = False
-
-    async def aclose(self) -> None:
-        """Finish: give back what the subscription holds. Further items are not given."""
-        self._finish()
-
-    def wake(self) -> None:
-        """Look again: the watch has news, or the read is done."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __del__(self) -> None:
-        if self._watch is not None and not self._finished:
-            with suppress(RuntimeError):  # the loop is closed, and the watch with it
-                self._hub.binding.loop.call_soon_threadsafe(self._watch.prune)
-
-    async def _next(self) -> StreamItem:
-        loop = asyncio.get_running_loop()
-        watch = self._watch or self._begin()
-        deadline = loop.time() + self._arguments[2]
-        item = self._take(watch)
-        while item is None:
-            self._waiter = loop.create_future()
-            timer = loop.call_at(deadline, self.wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-                self._waiter = None
-            self._hub.binding.check()
-            item = self._take(watch)
-            if item is None and loop.time() >= deadline:
-                return HEARTBEAT_SENTINEL
-        return item
-
-    def _begin(self) -> _Watch:
-        run_id, last_event_id, heartbeat_interval = self._arguments
-        check_identifier("run_id", run_id)
-        if last_event_id is not None and not isinstance(last_event_id, str):
-            raise InvalidArgument("last_event_id", f"must be a str or None, not {type(last_event_id).__name__}")
-        check_seconds("heartbeat_interval", heartbeat_interval)
-        self._place = Place(last_event_id)
-        self._watch = self._hub.attach(self, run_id)
-        return self._watch
-
-    def _take(self, watch: _Watch) -> StreamItem | None:
-        """Return what comes next if it is known, else see to it that `wake` will be called when it is."""
-        place = self._place
-        while True:
-            if self._queue and self._seen_version != watch.version and watch.stream != place.created:
-                self._queue.clear()  # the stream was cleaned or replaced since they were read
-                self._behind = True
-            if self._queue:
-                return self._deliver(self._queue.popleft())
-            if place.created is not None and watch.stream == place.created:
-                entry = watch.ring.get(place.seq + 1)
-                if entry is not None:
-                    return self._deliver(entry)
-            if self._reading is not None:
-                if not self._reading.done():
-                    return None
-                read, self._reading = self._reading.result(), None
-            elif watch.failure is not None:
-                raise watch.failure
-            elif not self._has_news(watch):
-                return None
-            else:
-                known = self._known(watch)
-                if known is None:
-                    self._start_reading(watch)
-                    return None
-                read = known
-            outcome = self._judge(read)
-            if outcome is not None:
-                return outcome
-
-    def _has_news(self, watch: _Watch) -> bool:
-        return self._behind or self._seen_version != watch.version
-
-    def _known(self, watch: _Watch) -> Read | None:
-        """What the watch alone can tell this subscriber: nothing new, END, or how a stream that it waited for begins.
-
-        None if the store must be asked.
-        """
-        head, place = watch.head, self._place
-        if head is None or head.cleaned:
-            return None
-        if place.created is None:
-            first = watch.ring.get(1)
-            known = None if place.fresh or first is None else Read(head, (first,))
-        else:
-            known = Read(head) if (place.created, place.seq) == (head.created, head.latest.seq) else None
-        if known is not None:
-            self._seen_version, self._behind = watch.version, False
-        return known
-
-    def _start_reading(self, watch: _Watch) -> None:
-        self._seen_version = watch.version
-        self._behind = False
-        after = self._place.read_after()
-        limit = 0 if after == PAST_THE_END else READ_EVENTS
-        self._reading = self._hub.start_read(watch.run_id, after, limit, READ_BYTES)
-        self._reading.add_done_callback(functools.partial(_wake_weakly, weakref.ref(self)))
-
-    def _judge(self, read: Read) -> StreamItem | None:
-        place, head = self._place, read.head
-        entries, finish = place.step(read)
-        self._queue.extend(entries)
-        if finish is not None:
-            self._finish()
-            return END_SENTINEL if isinstance(finish, End) else finish
-        if not entries and head is not None and not head.cleaned:
-            # Not where the events begin yet, or in no stream while there is one: read again at once.
-            self._behind = place.created is None or place.seq < head.latest.seq
-        return None
-
-    def _deliver(self, entry: Entry) -> StreamEvent:
-        event = StreamEvent(str(entry.id), entry.event, decode(entry.data))
-        self._place.delivered(entry)
-        self._behind = True
-        return event
-
-    def _stop_reading(self) -> None:
-        """Drop a read under way; the next ``__anext__`` starts it again."""
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
-            self._behind = True
-
-    def _finish(self) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        self._stop_reading()
-        self._queue.clear()
-        if self._watch is not None:
-            self._watch.subscriptions.discard(self)
-            self._watch.prune()
-
-
-def _wake_weakly(subscription: weakref.ref[Subscription], task: asyncio.Task[Read]) -> None:
-    """Wake a subscriber that still exists: a read under way must not keep an abandoned one alive."""
-    if not task.cancelled():
-        task.exception()  # seen, even if nobody is left to raise it to
-    alive = subscription()
-    if alive is not None:
-        alive.wake()
