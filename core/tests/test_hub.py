@@ -74,11 +74,8 @@ def in_hub(body: Callable[[Hub, Store], Awaitable[None]], options: StreamOptions
 
 async def collect(hub: Hub, cursor: str | None = None) -> list[StreamItem]:
     """Read to the end, heartbeats left out."""
-    items = []
-    async for item in hub.subscribe(RUN, last_event_id=cursor, heartbeat_interval=0.02):
-        if item is not HEARTBEAT_SENTINEL:
-            items.append(item)
-    return items
+    subscription = hub.subscribe(RUN, last_event_id=cursor, heartbeat_interval=0.02)
+    return [item async for item in subscription if item is not HEARTBEAT_SENTINEL]
 
 
 def seqs(items: list[StreamItem]) -> list[object]:

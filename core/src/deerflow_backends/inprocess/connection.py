@@ -24,8 +24,9 @@ class Tables:
     def table(self, capability: str, make: Callable[[], T]) -> T:
         """Return the table of a capability, made on first use."""
         with self.lock:
-            found: T = self.by_capability.setdefault(capability, None) or make()
-            self.by_capability[capability] = found
+            if capability not in self.by_capability:
+                self.by_capability[capability] = make()
+            found: T = self.by_capability[capability]
             return found
 
 
