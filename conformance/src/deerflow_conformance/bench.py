@@ -1,0 +1,293 @@
+"""What a check works with: fresh spaces, openings of them, replicas, examples, time and counts of work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import pprint
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from deerflow_backends.clocks import Clock, wall_clock
+from deerflow_backends.counters import CounterOptions
+from deerflow_backends.memories import MemoryOptions
+from deerflow_backends.streams import Reach, StreamOptions
+from deerflow_backends.threads import ThreadOptions
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Flaky
+from hypothesis.strategies import SearchStrategy
+
+from deerflow_conformance import replicas
+from deerflow_conformance.checks import NotApplicable, Unkept
+from deerflow_conformance.isolation import Blocked, run_isolated
+from deerflow_conformance.promises import Capability
+from deerflow_conformance.virtual_time import START_MICROSECONDS, VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from deerflow_conformance.conform import Conformance
+
+Options: TypeAlias = StreamOptions | MemoryOptions | ThreadOptions | CounterOptions
+
+_OPTIONS: Final[dict[Capability, type[Options]]] = {
+    "stream_bridge": StreamOptions,
+    "memory": MemoryOptions,
+    "thread_index": ThreadOptions,
+    "counters": CounterOptions,
+}
+#: How many examples a property is given, by how dear they are.
+_EXAMPLES: Final[dict[Reach, int]] = {"process": 40, "host": 12, "network": 8}
+#: How long a failing program is shortened, in real seconds.
+_SHRINK_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One place for data: the same space is the same data, another space none of it.
+
+    Attributes:
+        name: Unique, ``[a-z][a-z0-9_]*``: fit for a namespace, a schema, a database or a key prefix.
+        options: The capability's options to open with.
+        folder: A folder of this run for backends that keep files, the same for all of its spaces; removed afterwards.
+        clock: Microseconds since 1970, for backends that take a clock; virtual where the run's time is.
+        timeout_seconds: How long a call may wait for its server.
+    """
+
+    name: str
+    options: Any
+    folder: Path
+    clock: Clock
+    timeout_seconds: float = 5.0
+
+    def via(self, url: str) -> str:
+        """Return the address to connect to in place of *url*: at the present levels *url* itself."""
+        return url
+
+
+class _Enough(BaseException):
+    """A failing program has been shortened for long enough. No `Exception`: Hypothesis passes it on at once."""
+
+
+class Bench:
+    """What one run of one capability's checks works with. Closed by `close`, which removes what it made.
+
+    Attributes:
+        capability: Whose checks run.
+        reach: What the backend says of itself.
+        virtual: Whether time is virtual, so that sleeping costs nothing.
+        seed: What the generated programs are drawn from.
+        short_ttl: An age worth waiting for, in seconds.
+        program: The failing program of the last `explore` or `run` that failed, None if nothing was generated.
+    """
+
+    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0) -> None:
+        self._conformance = conformance
+        self._budget = budget
+        self._folder = Path(tempfile.mkdtemp(prefix="deerflow-conformance-"))
+        self._spaces = 0
+        # Two runs against one server must never meet.
+        self._run = f"k{secrets.token_hex(5)}"
+        self._helper = replicas.Pool(conformance.recipe)
+        self.capability: Capability = conformance.capability
+        self.reach: Reach = "process"
+        self.virtual = conformance.virtual_time
+        self.seed = seed
+        self.short_ttl = 30.0 if self.virtual else 1.0
+        self.program: str | None = None
+        self._label = ""
+        self._counted = 0
+        self._counting = False
+
+    def close(self) -> None:
+        """End the helper process, if there is one, and remove the folder."""
+        self._helper.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------ places and objects
+
+    def space(self, **options: Any) -> Space:
+        """Return a fresh space whose capability opens with *options*."""
+        self._spaces += 1
+        return Space(
+            f"{self._run}_{self._spaces}",
+            _OPTIONS[self.capability](**options),
+            self._folder,
+            self._virtual_clock if self.virtual else wall_clock,
+        )
+
+    @asynccontextmanager
+    async def open(self, space: Space | None = None, **options: Any) -> AsyncIterator[Any]:
+        """Open the capability on *space*, or on a fresh space with *options*. Twice on one space: two instances."""
+        if space is not None and options:
+            raise TypeError("a space has its options: give them to space()")
+        async with self._conformance.open(space or self.space(**options)) as opened:
+            yield opened
+
+    def replica(self, space: Space) -> AbstractAsyncContextManager[Any]:
+        """Open the capability on *space* as another replica would: in another process, if the reach allows one."""
+        return self.open(space) if self.reach == "process" else self._helper.open(space)
+
+    async def owned(self, space: Space) -> Any:
+        """Return what the backend owns of *space* by the author's own count, or None if the author gave none."""
+        if self._conformance.owned is None:
+            return None
+        counted = self._conformance.owned(space)
+        return await counted if inspect.isawaitable(counted) else counted
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run *body* once, in a fresh event loop, with a deadline; nothing may be left over."""
+        self.program = None
+        try:
+            self._isolated(body)
+        except Blocked as error:
+            raise Unkept("an end", str(error)) from error
+
+    def explore(
+        self, strategy: SearchStrategy[Any], body: Callable[[Any], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Run *body* with many programs drawn from *strategy*, each as `run` does; a failing one is shortened."""
+        self.program = None
+        failed: list[tuple[Any, BaseException]] = []
+        first_failed_at = 0.0
+
+        def example(program: Any) -> None:
+            nonlocal first_failed_at
+            if failed and time.monotonic() - first_failed_at > _SHRINK_SECONDS:
+                raise _Enough
+            try:
+                self._isolated(lambda: body(program))
+            except NotApplicable:
+                raise
+            except (Exception, Blocked) as error:
+                first_failed_at = first_failed_at or time.monotonic()
+                failed.append((program, error))
+                raise
+
+        try:
+            self._given(strategy, example)
+        except (_Enough, Flaky, Blocked) as error:
+            # The last one that failed is the shortest so far.
+            program, failure = failed[-1]
+            self.program = _program_text(program)
+            if isinstance(error, Flaky):
+                failure.add_note("It does not fail every time: the backend is not deterministic here.")
+            if isinstance(failure, Blocked):
+                raise Unkept("an end", str(failure)) from failure
+            raise failure from None
+        except NotApplicable:
+            raise
+        except Exception:
+            if failed:
+                self.program = _program_text(failed[-1][0])
+            raise
+
+    def _given(self, strategy: SearchStrategy[Any], example: Callable[[Any], None]) -> None:
+        examples = max(3, round(_EXAMPLES[self.reach] * self._budget))
+
+        @seed(self.seed ^ zlib.crc32(f"{self.capability} {self._label}".encode()))
+        @settings(
+            database=None,
+            deadline=None,
+            max_examples=examples,
+            phases=[Phase.explicit, Phase.generate, Phase.shrink],
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=[
+                HealthCheck.data_too_large,
+                HealthCheck.too_slow,
+                HealthCheck.large_base_example,
+                HealthCheck.filter_too_much,
+            ],
+        )
+        @given(strategy)
+        def explored(program: Any) -> None:
+            example(program)
+
+        explored()
+
+    def _isolated(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            run_isolated(body, virtual=self.virtual)
+        finally:
+            self._stop_counting()
+
+    def label(self, name: str) -> None:
+        """Name the check that comes, so that each draws other programs."""
+        self._label = name
+
+    # ------------------------------------------------------------------ time
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; in virtual time it costs nothing."""
+        await asyncio.sleep(seconds)
+
+    async def soon(self, awaitable: Awaitable[Any], seconds: float = 15.0) -> Any:
+        """Return what *awaitable* gives, or fail the check if it takes longer than *seconds*."""
+        what = getattr(awaitable, "__qualname__", None) or type(awaitable).__name__
+        deadline = asyncio.timeout(seconds)
+        try:
+            async with deadline:
+                return await awaitable
+        except TimeoutError:
+            if deadline.expired():
+                raise Unkept(f"{what} within {seconds:g} s", "nothing") from None
+            raise
+
+    @staticmethod
+    def _virtual_clock() -> int:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return START_MICROSECONDS
+        if not isinstance(loop, VirtualTimeLoop):
+            raise TypeError("this clock is virtual and works in a virtual event loop only")
+        return loop.clock()
+
+    # ------------------------------------------------------------------ what does not apply, what it costs
+
+    def not_applicable(self, reason: str) -> NoReturn:
+        """End the check as *not applicable*: only for what the contract itself exempts."""
+        raise NotApplicable(reason)
+
+    def work(self) -> int:
+        """Return how much work was done so far: only differences mean something, within one body.
+
+        It is the author's own count of statements or instructions if `conform` was given one (``work=``), else the
+        lines of Python that this thread ran since the first call of `work` in the body.
+        """
+        if self._conformance.work is not None:
+            return self._conformance.work()
+        if not self._counting:
+            self._counting, self._counted = True, 0
+            self._tracer_before = sys.gettrace()
+            sys.settrace(self._count)
+        return self._counted
+
+    def _count(self, _frame: FrameType, event: str, _argument: object) -> Any:
+        # Lines and not calls: a loop over everything need not call anything.
+        if event == "line":
+            self._counted += 1
+        return self._count
+
+    def _stop_counting(self) -> None:
+        if self._counting:
+            self._counting = False
+            sys.settrace(self._tracer_before)
+
+
+def _program_text(program: Any) -> str:
+    with contextlib.suppress(Exception):
+        return pprint.pformat(program, width=100, compact=True, sort_dicts=False)
+    return repr(program)

@@ -1,0 +1,107 @@
+"""Where checks register, and how they say that a promise was not kept."""
+
+from __future__ import annotations
+
+import importlib
+import unittest
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from deerflow_conformance.promises import PROMISES
+
+if TYPE_CHECKING:
+    from deerflow_conformance.bench import Bench
+
+CheckFunction: TypeAlias = "Callable[[Bench], None]"
+
+#: The module that holds the checks of each letter; loaded when first asked for.
+_MODULES: Final = {
+    letter: f"deerflow_conformance.{name}"
+    for letter, name in {
+        "G": "general",
+        "S": "streams",
+        "M": "memories",
+        "T": "threads",
+        "C": "counters",
+    }.items()
+}
+_registry: dict[str, list[Check]] = {}
+
+
+class Unkept(AssertionError):
+    """A check found a promise unkept.
+
+    Attributes:
+        wanted: What the promise asks for, in words or as a value.
+        got: What the backend did.
+    """
+
+    def __init__(self, wanted: Any, got: Any) -> None:
+        super().__init__(f"wanted {_shown(wanted)}, got {_shown(got)}")
+        self.wanted, self.got = _shown(wanted), _shown(got)
+
+
+class NotApplicable(unittest.SkipTest):
+    """The contract itself exempts this backend. (A `SkipTest`, which Hypothesis passes on instead of shrinking it.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One test of one promise.
+
+    Attributes:
+        number: The promise's.
+        name: The function's.
+        sentence: The first line of its docstring.
+        function: What runs it.
+    """
+
+    number: str
+    name: str
+    sentence: str
+    function: CheckFunction
+
+
+def check(number: str) -> Callable[[CheckFunction], CheckFunction]:
+    """Register a test of the promise *number*; its docstring's first line says what is tested.
+
+    Raises:
+        ValueError: There is no such promise, the function has no docstring, or its name is taken.
+    """
+    if number not in PROMISES:
+        raise ValueError(f"there is no promise {number!r}")
+
+    def register(function: CheckFunction) -> CheckFunction:
+        if not function.__doc__:
+            raise ValueError(f"{function.__name__} needs a docstring: it is shown when the check fails")
+        checks = _registry.setdefault(number, [])
+        if any(one.name == function.__name__ for one in checks):
+            raise ValueError(f"{number} already has a check named {function.__name__}")
+        checks.append(Check(number, function.__name__, function.__doc__.strip().splitlines()[0], function))
+        return function
+
+    return register
+
+
+def checks_of(number: str) -> list[Check]:
+    """Return the checks of a promise in the order they were written; none if it has none."""
+    importlib.import_module(_MODULES[number[0]])
+    return list(_registry.get(number, ()))
+
+
+def expect(condition: object, wanted: Any, got: Any) -> None:
+    """Fail the check unless *condition* is true, saying what was *wanted* and what came (*got*)."""
+    if not condition:
+        raise Unkept(wanted, got)
+
+
+def unkept(wanted: Any, got: Any) -> NoReturn:
+    """Fail the check, saying what was *wanted* and what came (*got*)."""
+    raise Unkept(wanted, got)
+
+
+def _shown(value: Any, limit: int = 2_000) -> str:
+    """Return words as they are and values as their repr, cut where it would flood a terminal."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -1,0 +1,186 @@
+"""The command ``deerflow-conformance``: run the promises against a backend, or list them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from deerflow_conformance.conform import BrokenUse, Conformance, conform_plugin
+from deerflow_conformance.promises import (
+    CAPABILITIES,
+    CONTRACT_VERSION,
+    HARNESS,
+    LEVELS,
+    PROMISES,
+    TESTED_LEVELS,
+    Level,
+    promises_of,
+)
+from deerflow_conformance.results import Exit, Result, State, Verdict, exit_of
+from deerflow_conformance.runs import Run
+from deerflow_conformance.texts import result_text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 conformant, 1 not, 2 usage, 3 incomplete, 4 a defect of the kit."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except BrokenUse as error:
+        print(f"deerflow-conformance: {error}", file=sys.stderr)  # noqa: T201  # a command talks
+        return Exit.BROKEN
+    except Exception:
+        traceback.print_exc()
+        print("deerflow-conformance: this is a defect of the kit, please report it", file=sys.stderr)  # noqa: T201
+        return Exit.KIT_DEFECT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deerflow-conformance",
+        description="Does a backend keep the promises of the contract?",
+        epilog="Exit codes: 0 conformant at the asked level, 1 not, 2 usage or nothing opens, 3 incomplete, "
+        "4 a defect of the kit.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="test an installed backend")
+    run.add_argument("name", help="the backend's name in configuration, such as sqlite")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a connection setting")
+    run.add_argument("--only", choices=CAPABILITIES, help="one capability")
+    run.add_argument("--level", choices=LEVELS, help="up to this level; without it the highest that this kit tests")
+    run.add_argument("-k", metavar="NUMBERS", help='promises or patterns, such as "S3 S1? G*"; the verdict is incomplete')
+    run.add_argument("--seed", type=int, default=0, help="what generated programs are drawn from (default: 0)")
+    run.add_argument("--budget", type=float, default=1.0, help="factor on the number of programs (default: 1)")
+    run.add_argument("--json", action="store_true", help="print results as JSON")
+    run.set_defaults(command=_run)
+    listing = commands.add_parser("promises", help="list the promises")
+    listing.add_argument("--json", action="store_true", help="print them as JSON")
+    listing.set_defaults(command=_promises)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> Exit:
+    if options.budget <= 0:
+        raise BrokenUse(f"--budget must be more than 0, not {options.budget}")
+    wanted: Level = options.level or TESTED_LEVELS[-1]
+    level = wanted if wanted in TESTED_LEVELS else TESTED_LEVELS[-1]
+    conformances = _conformances(options.name, _settings(options.set))
+    if options.only:
+        conformances = [one for one in conformances if one.capability == options.only]
+        if not conformances:
+            raise BrokenUse(f"{options.name} does not offer {options.only}")
+    verdicts = [_judged(one, level, options) for one in conformances]
+    if options.json:
+        _say(json.dumps(_as_json(options, verdicts), indent=2))
+    else:
+        _say("", *(verdict.line() for verdict in verdicts))
+    code = exit_of(verdicts)
+    if level != wanted:
+        print(f"incomplete: this kit tests {' and '.join(TESTED_LEVELS)}, not {wanted}", file=sys.stderr)  # noqa: T201
+        code = Exit.INCOMPLETE if code is Exit.CONFORMANT else code
+    return code
+
+
+def _conformances(name: str, settings: dict[str, Any]) -> Sequence[Conformance]:
+    if name == "inprocess":
+        from deerflow_conformance.reference import REFERENCE  # noqa: PLC0415  # loads the backend
+
+        if settings:
+            raise BrokenUse("inprocess is tested in virtual time and takes no --set")
+        return REFERENCE
+    return conform_plugin(name, connection=settings).conformances()
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise BrokenUse(f"--set takes KEY=VALUE, not {pair!r}")
+        if key in settings:
+            raise BrokenUse(f"--set gives {key!r} twice")
+        settings[key] = value
+    return settings
+
+
+def _judged(conformance: Conformance, level: Level, options: argparse.Namespace) -> Verdict:
+    numbers = [HARNESS.number]
+    if level != "L0":
+        numbers += [one.number for one in promises_of(conformance.capability, level)]
+    if options.k:
+        patterns = re.split(r"[\s,]+", options.k.strip())
+        numbers = [one for one in numbers if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)]
+    run = Run(conformance, seed=options.seed, budget=options.budget)
+    results: list[Result] = []
+    try:
+        run.start()
+        for number in numbers:
+            results.append(run.judge(number))
+            if not options.json:
+                _tell(results[-1], _replay(conformance, number, options))
+    finally:
+        run.close()
+    harness = run.results.get(HARNESS.number)
+    if harness is not None and harness not in results and harness.state is not State.PASSED:
+        results.insert(0, harness)
+        if not options.json:
+            _tell(harness, _replay(conformance, HARNESS.number, options))
+    return Verdict(conformance.capability, level, tuple(results))
+
+
+def _tell(result: Result, replay: str) -> None:
+    if result.state is State.PASSED:
+        _say(f"{result.capability} {result.number} passed" + (f" (in part: {result.reason})" if result.reason else ""))
+    else:
+        _say(result_text(result, replay))
+
+
+def _replay(conformance: Conformance, number: str, options: argparse.Namespace) -> str:
+    settings = "".join(f" --set {pair}" for pair in options.set)
+    budget = "" if options.budget == 1 else f" --budget {options.budget:g}"
+    return (
+        f"deerflow-conformance run {options.name}{settings} --only {conformance.capability} -k {number}"
+        f" --seed {options.seed}{budget}"
+    )
+
+
+def _as_json(options: argparse.Namespace, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    return {
+        "backend": options.name,
+        "contract": CONTRACT_VERSION,
+        "seed": options.seed,
+        "exit": exit_of(verdicts),
+        "capabilities": [
+            {
+                "capability": verdict.capability,
+                "level": verdict.level,
+                "exit": verdict.exit,
+                "missing": verdict.missing,
+                "results": [result.as_json() for result in verdict.results],
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def _promises(options: argparse.Namespace) -> Exit:
+    if options.json:
+        _say(json.dumps([dataclasses.asdict(promise) for promise in PROMISES.values()], indent=2))
+        return Exit.CONFORMANT
+    for promise in PROMISES.values():
+        whose = "all" if len(promise.capabilities) == len(CAPABILITIES) else promise.capabilities[0]
+        note = "" if promise.counted else " (not counted)"
+        _say(f"{promise.number:4}{promise.level:4}{whose:14}{promise.sentence}{note}")
+    return Exit.CONFORMANT
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line)  # noqa: T201  # a command talks

@@ -1,0 +1,90 @@
+"""L0: is the author's function what the kit needs? Fails before any promise is judged, and says what to mend."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final, get_args
+
+from deerflow_backends.counters import ModelCounters
+from deerflow_backends.memories import MemoryStore, PutFact
+from deerflow_backends.streams import Reach, StreamBridge
+from deerflow_backends.threads import NewThread, ThreadIndex
+
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import Check, expect
+from deerflow_conformance.promises import HARNESS, Capability
+
+PROTOCOLS: Final[dict[Capability, type]] = {
+    "stream_bridge": StreamBridge,
+    "memory": MemoryStore,
+    "thread_index": ThreadIndex,
+    "counters": ModelCounters,
+}
+
+
+def methods_of(capability: Capability) -> list[str]:
+    """Return the names of the methods that the capability's Protocol has."""
+    return [name for name, value in vars(PROTOCOLS[capability]).items() if inspect.isfunction(value) and name[0] != "_"]
+
+
+def it_opens(bench: Bench) -> None:
+    """The function yields one object with every method of the Protocol and a reach."""
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            missing = [name for name in methods_of(bench.capability) if not callable(getattr(opened, name, None))]
+            expect(not missing, f"a {PROTOCOLS[bench.capability].__name__}", f"{opened!r} without {', '.join(missing)}")
+            reach = getattr(opened, "reach", None)
+            expect(reach in get_args(Reach), f"a reach of {get_args(Reach)}", repr(reach))
+            bench.reach = reach
+
+    bench.run(body)
+
+
+def it_reopens_and_isolates(bench: Bench) -> None:
+    """The same space is the same data, in a second instance and after reopening; another space is none of it."""
+
+    async def body() -> None:
+        here, elsewhere = bench.space(), bench.space()
+        async with bench.open(here) as first:
+            await _write(bench.capability, first)
+            async with bench.open(here) as second, bench.open(elsewhere) as other:
+                seen = await _read(bench.capability, second)
+                expect(seen, "a second instance on the same space to see what the first wrote", "nothing")
+                seen = await _read(bench.capability, other)
+                expect(not seen, "another space to be empty", "what was written in the first one")
+        async with bench.open(here) as again:
+            seen = await _read(bench.capability, again)
+            expect(seen, "a space that is opened again to hold its data", "nothing")
+
+    bench.run(body)
+
+
+async def _write(capability: Capability, opened: Any) -> None:
+    match capability:
+        case "stream_bridge":
+            await opened.publish("harness", "event", 1)
+        case "memory":
+            await opened.apply("harness", [PutFact(None, "fact", {"content": "text"})])
+        case "thread_index":
+            await opened.create(NewThread("harness", "user"))
+        case "counters":
+            await opened.record("harness", calls=1)
+
+
+async def _read(capability: Capability, opened: Any) -> bool:
+    match capability:
+        case "stream_bridge":
+            return await opened.status("harness") is not None
+        case "memory":
+            return await opened.get_fact("harness", "fact", agent_name=None) is not None
+        case "thread_index":
+            return await opened.get("harness", user_id="user") is not None
+        case "counters":
+            return bool((await opened.totals("harness")).calls)
+
+
+HARNESS_CHECKS: Final = tuple(
+    Check(HARNESS.number, function.__name__, (function.__doc__ or "").strip(), function)
+    for function in (it_opens, it_reopens_and_isolates)
+)

@@ -1,0 +1,187 @@
+"""One body in one fresh event loop: with a deadline, and with nothing left over afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from deerflow_conformance.virtual_time import Deadlock, VirtualTimeLoop
+
+REAL_SECONDS: Final = 60.0
+VIRTUAL_SECONDS: Final = 600.0
+#: What a task or thread that was told to end may still take, in real seconds.
+_SETTLE_SECONDS: Final = 0.25
+
+
+class Hang(AssertionError):
+    """The body did not end within its deadline."""
+
+
+class Blocked(BaseException):
+    """The body did not even give the event loop a chance to end it. No `Exception`: nothing may swallow it."""
+
+
+class Leftover(AssertionError):
+    """The body ended, and something that it started had not."""
+
+
+def run_isolated(body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool) -> None:
+    """Run *body* to its end in an event loop of its own.
+
+    Args:
+        body: Makes the coroutine to run.
+        virtual: Whether time is virtual.
+
+    Raises:
+        Hang: It did not end within 60 s, or 600 s of virtual time, or waits for nothing that could come.
+        Blocked: It blocked its thread for longer than that.
+        Leftover: A task, thread, file handle or un-awaited coroutine outlived it, or Python warned of one.
+
+    What *body* itself raises comes before what it left over.
+    """
+    threads, handles = set(threading.enumerate()), open_handles()
+    complaints: list[str] = []
+    with _complaints_to(complaints), _blocking_ends_after(REAL_SECONDS + 10):
+        with asyncio.Runner(loop_factory=VirtualTimeLoop if virtual else None) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(_told(context)))
+            try:
+                runner.run(_supervised(body, VIRTUAL_SECONDS if virtual else REAL_SECONDS))
+            except Deadlock as error:
+                raise Hang(f"{error}\n{_where_tasks_wait(runner.get_loop())}") from None
+        _collect_cycles(complaints)
+    complaints += _left_threads(threads) + _left_handles(handles)
+    if complaints:
+        raise Leftover("\n".join(complaints))
+
+
+async def _supervised(body: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(body(), name="the check")
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if not done:
+        where = _where_tasks_wait(loop)
+        task.cancel()
+        await asyncio.wait([task], timeout=_SETTLE_SECONDS)
+        raise Hang(f"no end within {seconds:.0f} s\n{where}")
+    task.result()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, others = await asyncio.wait(others, timeout=_SETTLE_SECONDS)
+    if others:
+        raise Leftover("left running: " + ", ".join(sorted(map(_named, others))))
+
+
+def _named(task: asyncio.Task[Any]) -> str:
+    return f"task {task.get_name()!r} of {getattr(task.get_coro(), '__qualname__', task.get_coro())}"
+
+
+def _where_tasks_wait(loop: asyncio.AbstractEventLoop) -> str:
+    """Return the innermost lines of every task that is not done."""
+    text = io.StringIO()
+    for task in asyncio.all_tasks(loop):
+        if "_supervised" not in repr(task.get_coro()):
+            task.print_stack(limit=4, file=text)
+    return text.getvalue()
+
+
+def _told(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return str(context["message"]) + (f": {error!r}" if error else "")
+
+
+@contextlib.contextmanager
+def _complaints_to(complaints: list[str]) -> Iterator[None]:
+    """Collect what Python only prints: exceptions that nobody gets, and warnings of leaks."""
+    before = sys.unraisablehook
+
+    def unraisable(what: Any) -> None:
+        complaints.append(f"{what.err_msg or 'exception ignored in'} {what.object!r}: {what.exc_value!r}")
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def showwarning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, RuntimeWarning | ResourceWarning):
+                complaints.append(f"{category.__name__}: {message}")
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.simplefilter("always", ResourceWarning)
+        warnings.showwarning = showwarning
+        sys.unraisablehook = unraisable
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+
+
+def _collect_cycles(complaints: list[str]) -> None:
+    """Let what is already unreachable complain now, under this body's name.
+
+    Only the young generations: a full collection takes longer than most bodies, and `Bench` does one at the end.
+    """
+    gc.collect(1)
+
+
+@contextlib.contextmanager
+def _blocking_ends_after(seconds: float) -> Iterator[None]:
+    """Raise `Blocked` in this thread once it has been here for *seconds*.
+
+    Does nothing off the main thread and where somebody else uses the timer (pytest-timeout does): then a blocked
+    thread is theirs to end.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or not hasattr(signal, "setitimer")
+        or signal.getitimer(signal.ITIMER_REAL)[0]
+    ):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise Blocked(f"the event loop was blocked for more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def open_handles() -> dict[int, str]:
+    """Return this process's file handles and what they are open on; empty where the system does not tell."""
+    found: dict[int, str] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _left_handles(before: dict[int, str]) -> list[str]:
+    left = {handle: target for handle, target in open_handles().items() if before.get(handle) != target}
+    if left:
+        gc.collect()
+        left = {handle: target for handle, target in open_handles().items() if left.get(handle) == target}
+    return [f"file handle {handle} is still open on {target}" for handle, target in sorted(left.items())]
+
+
+def _left_threads(before: set[threading.Thread]) -> list[str]:
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [f"thread {thread.name!r} still runs" for thread in left if thread.is_alive()]

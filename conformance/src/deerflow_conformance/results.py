@@ -1,0 +1,189 @@
+"""What came of a promise, and what a whole run amounts to."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+from deerflow_conformance.promises import CONTRACT_VERSION, PROMISES, Capability, Level, promises_of
+
+
+class State(enum.StrEnum):
+    """What came of a promise; exactly one of these."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not applicable"
+    COULD_NOT_RUN = "could not run"
+    KNOWN_FAILURE = "known failure"
+
+
+class Kind(enum.StrEnum):
+    """How a promise failed."""
+
+    UNKEPT = "unkept"  # a check's expectation did not hold
+    ERROR = "error"  # an exception that the promise does not allow
+    HANG = "hang"  # no end within the deadline
+    LEFTOVER = "leftover"  # a task, thread, handle or warning remained
+    FIXED = "fixed"  # a declared known failure passed
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of the command."""
+
+    CONFORMANT = 0
+    NOT_CONFORMANT = 1
+    BROKEN = 2
+    INCOMPLETE = 3
+    KIT_DEFECT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFailure:
+    """A failure that the author knows of: it shows as such, and when it passes, that fails.
+
+    Attributes:
+        reason: What is wrong.
+        link: Where it is tracked, a URL.
+        date: When it was found out.
+    """
+
+    reason: str
+    link: str
+    date: date | str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise ValueError("reason must say what is wrong")
+        if not self.link.startswith(("https://", "http://")):
+            raise ValueError(f"link must be a URL where the failure is tracked, not {self.link!r}")
+        if not isinstance(self.date, date):
+            object.__setattr__(self, "date", date.fromisoformat(self.date))
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.link}, {self.date})"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a promise failed, as an author reads it.
+
+    Attributes:
+        kind: How.
+        check: The check's name.
+        check_sentence: What the check tests.
+        message: What was wrong.
+        program: The shortest generated program that shows it, or None if nothing was generated.
+        trace: Where it happened, the backend's and the check's lines.
+    """
+
+    kind: Kind
+    check: str
+    check_sentence: str
+    message: str
+    program: str | None = None
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one promise of one capability.
+
+    Attributes:
+        number: The promise's.
+        capability: Whose.
+        state: What came of it.
+        reason: Why it is not applicable, could not run, or is known; else empty, or what half was not applicable.
+        failure: Why it failed, also of a known failure.
+    """
+
+    number: str
+    capability: Capability
+    state: State
+    reason: str = ""
+    failure: Failure | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(plain: dict[str, Any]) -> Result:
+        """Take back what `as_json` gave."""
+        failure = plain["failure"]
+        if failure is not None:
+            failure = Failure(**{**failure, "kind": Kind(failure["kind"])})
+        return Result(plain["number"], plain["capability"], State(plain["state"]), plain["reason"], failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All results of one capability.
+
+    Attributes:
+        capability: Whose.
+        level: What was asked for.
+        results: The harness check's and the promises', each at most once.
+    """
+
+    capability: Capability
+    level: Level
+    results: tuple[Result, ...]
+
+    def numbers(self, *states: State) -> list[str]:
+        """Return the numbers of the counted promises in any of these *states*."""
+        return [one.number for one in self.results if one.state in states and one.number in PROMISES]
+
+    @property
+    def missing(self) -> list[str]:
+        """The numbers of the promises of this level of which there is no result."""
+        present = {one.number for one in self.results}
+        return [one.number for one in promises_of(self.capability, self.level) if one.number not in present]
+
+    @property
+    def exit(self) -> Exit:
+        """What this capability's results amount to."""
+        states = {one.state for one in self.results}
+        if any(one.number == "L0" and one.state is State.FAILED for one in self.results):
+            return Exit.BROKEN
+        if states & {State.FAILED, State.KNOWN_FAILURE}:
+            return Exit.NOT_CONFORMANT
+        if not self.results or self.missing or State.COULD_NOT_RUN in states:
+            return Exit.INCOMPLETE
+        return Exit.CONFORMANT
+
+    def line(self) -> str:
+        """Say it in one line: what ran, of how many, and what did not."""
+        wanted = promises_of(self.capability, self.level)
+        exempt = self.numbers(State.NOT_APPLICABLE)
+        passed = self.numbers(State.PASSED)
+        notes = [f"{state}: {', '.join(found)}" for state in _NOTED if (found := self.numbers(state))]
+        if self.missing:
+            notes.append(f"not run: {', '.join(self.missing)}")
+        level = {one.number for one in wanted}
+        if above := [one.number for one in promises_of(self.capability) if one.number not in level]:
+            notes.append(f"not at this level: {', '.join(above)}")
+        if self.level == "L0":
+            harness = next((one.state for one in self.results if one.number == "L0"), "not run")
+            return f"{self.capability}/{CONTRACT_VERSION} L0 · {harness}"
+        detail = f" ({'; '.join(notes)})" if notes else ""
+        return (
+            f"{self.capability}/{CONTRACT_VERSION} {self.level} · {len(passed)}/{len(wanted) - len(exempt)} passed{detail}"
+        )
+
+
+_NOTED: Final = (State.FAILED, State.KNOWN_FAILURE, State.COULD_NOT_RUN, State.NOT_APPLICABLE)
+#: The exit codes from the one that hides all others to the one that hides none.
+_GRAVEST: Final[Sequence[Exit]] = (Exit.KIT_DEFECT, Exit.BROKEN, Exit.NOT_CONFORMANT, Exit.INCOMPLETE)
+
+
+def exit_of(verdicts: Iterable[Verdict]) -> Exit:
+    """Return the gravest exit code of *verdicts*; of none, INCOMPLETE."""
+    codes = {verdict.exit for verdict in verdicts}
+    if not codes:
+        return Exit.INCOMPLETE
+    return next((code for code in _GRAVEST if code in codes), Exit.CONFORMANT)

@@ -1,0 +1,162 @@
+"""The engine: one capability's promises, judged one by one. The command and the pytest plugin both use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterable
+from typing import Final
+
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
+from deerflow_conformance.conform import BrokenUse, Conformance, Switch
+from deerflow_conformance.harness import HARNESS_CHECKS
+from deerflow_conformance.isolation import Hang, Leftover
+from deerflow_conformance.promises import HARNESS, PROMISES
+from deerflow_conformance.results import Failure, Kind, Result, State
+
+_BLOCKING: Final = (State.FAILED, State.COULD_NOT_RUN)
+_KINDS: Final[dict[type[BaseException], Kind]] = {
+    Unkept: Kind.UNKEPT,
+    Hang: Kind.HANG,
+    Leftover: Kind.LEFTOVER,
+}
+
+
+class KitDefect(Exception):
+    """The kit itself is wrong: a promise of a tested level without a check, checks that cannot be loaded."""
+
+
+class Run:
+    """One run of one capability's checks.
+
+    Attributes:
+        conformance: What is tested.
+        results: What came of each promise so far, by number.
+    """
+
+    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0) -> None:
+        self.conformance = conformance
+        self.results: dict[str, Result] = {}
+        self._bench = Bench(conformance, seed=seed, budget=budget)
+        self._started = False
+
+    def start(self) -> None:
+        """Start the server, if the author said how.
+
+        Raises:
+            BrokenUse: The author's start failed.
+        """
+        self._started = True
+        _switch(self.conformance.start, "start")
+
+    def close(self) -> None:
+        """End what this run started, and the server."""
+        self._bench.close()
+        if self._started:
+            self._started = False
+            _switch(self.conformance.stop, "stop")
+
+    def judge(self, number: str) -> Result:
+        """Return what comes of one promise; the harness check comes first, whether asked for or not.
+
+        What the promise needs counts only if it was judged before.
+
+        Raises:
+            KitDefect: The promise has no check.
+        """
+        if number not in self.results:
+            self.results[number] = self._judge(number)
+        return self.results[number]
+
+    def _judge(self, number: str) -> Result:
+        if number == HARNESS.number:
+            return self._finished(number, HARNESS_CHECKS)
+        checks = _loaded(number)
+        if self.judge(HARNESS.number).state is not State.PASSED:
+            return self._result(number, State.COULD_NOT_RUN, "the harness check L0 failed")
+        for needed in PROMISES[number].needed_for(self.conformance.capability):
+            before = self.results.get(needed)
+            if before is not None and before.state in _BLOCKING:
+                return self._result(number, State.COULD_NOT_RUN, f"it builds on {needed}, which {_became(before)}")
+        return self._finished(number, checks)
+
+    def _finished(self, number: str, checks: Iterable[Check]) -> Result:
+        exempt: list[str] = []
+        passed = 0
+        failure: Failure | None = None
+        for check in checks:
+            self._bench.label(check.name)
+            try:
+                check.function(self._bench)
+            except NotApplicable as reason:
+                exempt.append(str(reason))
+            except Exception as error:
+                failure = self._failure(check, error)
+                break
+            else:
+                passed += 1
+        known = self.conformance.known_failures.get(number)
+        if failure is not None:
+            state = State.KNOWN_FAILURE if known else State.FAILED
+            return self._result(number, state, str(known or ""), failure)
+        if known is not None:
+            message = f"it passes now; take it out of known_failures: {known}"
+            return self._result(number, State.FAILED, "", Failure(Kind.FIXED, "", "", message))
+        state = State.PASSED if passed else State.NOT_APPLICABLE
+        return self._result(number, state, "; ".join(exempt))
+
+    def _result(self, number: str, state: State, reason: str, failure: Failure | None = None) -> Result:
+        return Result(number, self.conformance.capability, state, reason, failure)
+
+    def _failure(self, check: Check, error: Exception) -> Failure:
+        kind = next((kind for form, kind in _KINDS.items() if isinstance(error, form)), Kind.ERROR)
+        if type(error) is AssertionError:
+            kind = Kind.UNKEPT
+        message = str(error) if kind is not Kind.ERROR else "".join(traceback.format_exception_only(error)).rstrip()
+        return Failure(kind, check.name, check.sentence, message, self._bench.program, _trace(error))
+
+
+def _became(result: Result) -> str:
+    return "failed" if result.state is State.FAILED else str(result.state)
+
+
+def _loaded(number: str) -> list[Check]:
+    try:
+        checks = checks_of(number)
+    except Exception as error:
+        raise KitDefect(f"the checks of {number} cannot be loaded: {error!r}") from error
+    if not checks:
+        raise KitDefect(f"{number} has no check")
+    return checks
+
+
+def _trace(error: BaseException) -> str:
+    """Return the lines between the check and what raised: not those of this kit's and Hypothesis' machinery."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in _MACHINERY)
+    ]
+    return "".join(traceback.format_list(frames))
+
+
+_MACHINERY: Final = ("/hypothesis/", "/asyncio/", "/contextlib.py", "_conformance/bench.py", "_conformance/isolation.py",
+                     "_conformance/runs.py", "_conformance/checks.py", "_conformance/replicas.py")  # fmt: skip
+
+
+def _switch(switch: Switch | None, name: str) -> None:
+    if switch is None:
+        return
+    try:
+        switched = switch()
+        if inspect.isawaitable(switched):
+
+            async def wait() -> None:
+                await switched
+
+            asyncio.run(wait())
+    except Exception as error:
+        raise BrokenUse(f"{name}= failed: {error!r}") from error

@@ -1,0 +1,57 @@
+"""An event loop whose time jumps to the next timer whenever nothing is ready, so that waiting costs nothing.
+
+Only for code without threads, sockets or processes: with one of those in play "nothing is ready" does not mean that
+nothing will be, and every deadline would fire at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import Any, Final, NoReturn
+
+#: What a fresh loop's `time()` says, in seconds: not 0, which reads as "never" in too much code.
+START_SECONDS: Final = 1_000.0
+#: What the clock says then, in microseconds since 1970: 2026-01-01 and those seconds.
+START_MICROSECONDS: Final = 1_767_225_600_000_000
+
+
+class Deadlock(Exception):
+    """Every task waits for another one, and no timer is set: in real time this would hang for ever."""
+
+
+class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # the platform's own class
+    """Never waits: moves its loop's time by what it was asked to wait."""
+
+    now_seconds = START_SECONDS
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready; if nothing is, move the time to the next timer."""
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        if not ready:
+            if timeout is None:
+                raise Deadlock("nothing is ready and no timer is set: every task waits for another one")
+            self.now_seconds += max(timeout, 0)
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop in virtual time. It has no threads: `run_in_executor` raises."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        """Return the virtual seconds, beginning at `START_SECONDS`."""
+        return float(self._virtual.now_seconds)
+
+    def clock(self) -> int:
+        """Return the virtual time in microseconds since 1970, as embedded backends take it."""
+        return START_MICROSECONDS + round(self.time() * 1_000_000)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:
+        """Refuse: a thread lives in real time."""
+        raise RuntimeError(
+            f"{func!r} would run in a thread, which virtual time cannot wait for; conform with virtual_time=False"
+        )
