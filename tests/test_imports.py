@@ -61,10 +61,10 @@ def installs(lines: list[str]) -> set[str]:
 @cache
 def owners() -> dict[str, set[str]]:
     """Return which distributions bring each top-level import name: those installed, and our own."""
-    installed = {
-        name: {canonicalize_name(owner) for owner in owned} for name, owned in packages_distributions().items()
-    }
-    return installed | {name: {canonicalize_name(name)} for name in packages(DISTRIBUTIONS)}
+    found: dict[str, set[str]] = {name: {canonicalize_name(name)} for name in packages(DISTRIBUTIONS)}
+    for name, distributions in packages_distributions().items():
+        found.setdefault(name, set()).update(map(canonicalize_name, distributions))
+    return found
 
 
 def undeclared(folder: Path) -> list[str]:
@@ -88,24 +88,33 @@ def crossing(folder: Path, forbidden: set[str]) -> list[str]:
 
 
 def managing(folder: Path) -> list[str]:
-    """Return the imports of more of pluggy than its markers, outside ``plugins.py``."""
-    markers = {"pluggy.HookimplMarker", "pluggy.HookspecMarker"}
-    return [
-        place
-        for path, place, name in imported(folder)
-        if name.partition(".")[0] == "pluggy" and name not in markers and path.name != "plugins.py"
-    ]
+    """Return the places that use more of pluggy than its markers, outside ``plugins.py``."""
+    allowed = {"pluggy", "pluggy.HookimplMarker", "pluggy.HookspecMarker"}
+    faults = []
+    for path in sorted(folder.glob("src/**/*.py")):
+        source = path.read_text(encoding="utf-8")
+        uses = {(line, name) for line, name in imports(source, "") if name.partition(".")[0] == "pluggy"}
+        uses |= {
+            (node.lineno, f"pluggy.{node.attr}")
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pluggy"
+        }
+        places = [
+            f"{path.relative_to(folder)}:{line} uses {name}" for line, name in sorted(uses) if name not in allowed
+        ]
+        faults += [] if path.name == "plugins.py" else places
+    return faults
 
 
 def unpublished(folder: Path, public: set[str]) -> list[str]:
-    """Return the imports of *folder* that reach past core's *public* names.
+    """Return the imports of *folder* that reach past core's *public* names, whichever module they are taken from.
 
     Free are ``mutants``: a mutant is a deliberate fault inside a backend of core, so it must name its parts.
     """
     return [
         place
         for path, place, name in imported(folder)
-        if name.startswith("deerflow_backends.") and name.split(".")[1] not in public and "mutants" not in path.parts
+        if name.startswith("deerflow_backends.") and name.split(".")[-1] not in public and "mutants" not in path.parts
     ]
 
 
@@ -168,7 +177,9 @@ def sample(tmp_path: Path) -> Path:
     metadata = {"dependencies": ["pluggy", "pydantic-settings[yaml]"], "optional-dependencies.cli": ["packaging"]}
     lines = ["[project]", *(f"{key} = {value}" for key, value in metadata.items())]
     (tmp_path / "pyproject.toml").write_text("\n".join(lines))
-    (tmp_path / "src/sample/__init__.py").write_text("import json, yaml, pluggy\nfrom . import cli\n")
+    (tmp_path / "src/sample/__init__.py").write_text(
+        "import json, yaml, pluggy\nfrom . import cli\npluggy.PluginManager\n"
+    )
     (tmp_path / "src/sample/cli/app.py").write_text("from packaging.version import Version\nfrom ..deep import x\n")
     (tmp_path / "src/sample/deep.py").write_text(
         "def late():\n    import packaging.version\n    from redis import Redis\n    assert Redis\n"
@@ -191,8 +202,8 @@ def test_rules_find_what_breaks_them(sample: Path) -> None:
         "src/sample/cli/app.py:2 imports sample.deep.x",
     }
     assert set(managing(sample)) == {
-        "src/sample/__init__.py:1 imports pluggy",
-        f"{deep}:5 imports pluggy.PluginManager",
+        "src/sample/__init__.py:3 uses pluggy.PluginManager",
+        f"{deep}:5 uses pluggy.PluginManager",
     }
     assert unpublished(sample, {"open_backends"}) == past
     assert asserting(sample) == [f"{deep}:4"]

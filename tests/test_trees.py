@@ -45,7 +45,8 @@ def distribution_faults(folder: Path, license_text: str) -> list[str]:
     missing = [f"{name} is missing" for name in wanted if not (folder / name).exists()]
     if missing:
         return missing
-    project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    document = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
     package = canonicalize_name(project["name"]).replace("-", "_")
     faults = []
     if [path.name for path in sorted((folder / "src").iterdir()) if path.suffix != ".egg-info"] != [package]:
@@ -60,6 +61,8 @@ def distribution_faults(folder: Path, license_text: str) -> list[str]:
         faults.append("README.md begins with no title")
     if (newest := released((folder / "CHANGELOG.md").read_text(encoding="utf-8"))) != project["version"]:
         faults.append(f"pyproject.toml says version {project['version']}, CHANGELOG.md {newest}")
+    if "test" not in document.get("dependency-groups", {}):
+        faults.append("the dependency group test is missing")
     required = {
         "readme": "README.md",
         "license": "Apache-2.0",
@@ -148,6 +151,9 @@ license-files = ["LICENSE"]
 requires-python = ">=3.11"
 dependencies = ["deerflow-backends>=1.0,<2", "acme"]
 entry-points.deerflow_backends = { acme = "deerflow_acme.plugin" }
+
+[dependency-groups]
+test = ["deerflow-conformance"]
 """
 
 
@@ -223,6 +229,7 @@ def test_shape_names_what_is_too_much(plugin: Path, name: str, fault: str) -> No
         ("pyproject.toml", ",<2", "", "it requires deerflow-backends>=1.0, not deerflow-backends>=X.Y,<X+1"),
         ("pyproject.toml", "deerflow-backends>=", "other>=", "it requires no deerflow-backends, not"),
         ("pyproject.toml", '"acme"]', '"deerflow-conformance"]', "it requires deerflow-conformance"),
+        ("pyproject.toml", "test =", "tests =", "the dependency group test is missing"),
         ("pyproject.toml", "acme.plugin", "acme", "the entry points deerflow_backends are {'acme': 'deerflow_acme'}"),
         ("pyproject.toml", "{ acme", "{ other", "the entry points deerflow_backends are {'other':"),
     ],
