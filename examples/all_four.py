@@ -1,18 +1,17 @@
 """All four capabilities on SQLite, shared by every process of the host that opens the same folder."""
 
 import asyncio
-import sys
 
 from deerflow_backends import NewThread, PutFact, RevisionConflict, health, open_backends
 
 
-async def main(folder: str) -> None:
+async def main() -> None:
     configuration = {
         "stream_bridge": {"backend": "sqlite", "max_events": 1_000},
         "memory": "sqlite",
         "thread_index": "sqlite",
         "counters": "sqlite",
-        "connections": {"sqlite": {"path": folder}},
+        "connections": {"sqlite": {"path": "deerflow-data"}},
     }
     async with open_backends(configuration) as backends:
         # [memory]
@@ -40,4 +39,4 @@ async def main(folder: str) -> None:
         print(verdict.state, "-", verdict.reason)
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main())
