@@ -24,12 +24,12 @@ CORE_FILES = CAPABILITIES | {
     "codec.py",
     "cursors.py",
     "errors.py",
-    "health.py",
     "hookspecs.py",
     "hub.py",
     "plugins.py",
     "py.typed",
     "settings.py",
+    "verdicts.py",
 }
 
 

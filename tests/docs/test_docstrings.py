@@ -86,12 +86,12 @@ def test_every_public_name_is_documented(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_are_sorted_and_resolve(package: str) -> None:
-    """`__all__` is not empty, sorted, without repetition, and `dir()` shows every name in it."""
+def test_public_names_are_there(package: str) -> None:
+    """`__all__` names something, nothing twice, and each name in it resolves."""
     module = importlib.import_module(package)
     assert module.__all__
-    assert list(module.__all__) == sorted(set(module.__all__))
-    assert set(module.__all__) <= set(dir(module))
+    assert len(module.__all__) == len(set(module.__all__))
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 def test_every_hook_is_documented() -> None:
