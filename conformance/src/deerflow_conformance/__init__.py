@@ -1,7 +1,28 @@
 """The conformance kit: the contract's promises as tests that any backend can run."""
 
-from deerflow_conformance.bench import Space
-from deerflow_conformance.conform import conform, conform_plugin
-from deerflow_conformance.results import KnownFailure
+from __future__ import annotations
 
-__all__ = ["KnownFailure", "Space", "conform", "conform_plugin"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deerflow_conformance.bench import Space
+    from deerflow_conformance.conformances import conform, conform_plugin
+    from deerflow_conformance.results import BrokenUse, KnownFailure
+
+__all__ = ["BrokenUse", "KnownFailure", "Space", "conform", "conform_plugin"]
+
+_HOMES = {
+    "BrokenUse": "results",
+    "KnownFailure": "results",
+    "Space": "bench",
+    "conform": "conformances",
+    "conform_plugin": "conformances",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: pytest imports this package in every run of every project."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"deerflow_conformance.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,17 +17,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from deerflow_backends.clocks import Clock, wall_clock
-from deerflow_backends.counters import CounterOptions
-from deerflow_backends.memories import MemoryOptions
-from deerflow_backends.streams import Reach, StreamOptions
-from deerflow_backends.threads import ThreadOptions
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
+from deerflow_backends.capabilities import OPTIONS
+from deerflow_backends.clocks import Clock, wall_clock
+from deerflow_backends.streams import Reach
 from deerflow_conformance import replicas
 from deerflow_conformance.checks import NotApplicable, Unkept
 from deerflow_conformance.isolation import Blocked, run_isolated
@@ -35,16 +33,8 @@ from deerflow_conformance.promises import Capability
 from deerflow_conformance.virtual_time import START_MICROSECONDS, VirtualTimeLoop
 
 if TYPE_CHECKING:
-    from deerflow_conformance.conform import Conformance
+    from deerflow_conformance.conformances import Conformance
 
-Options: TypeAlias = StreamOptions | MemoryOptions | ThreadOptions | CounterOptions
-
-_OPTIONS: Final[dict[Capability, type[Options]]] = {
-    "stream_bridge": StreamOptions,
-    "memory": MemoryOptions,
-    "thread_index": ThreadOptions,
-    "counters": CounterOptions,
-}
 #: How many examples a property is given, by how dear they are.
 _EXAMPLES: Final[dict[Reach, int]] = {"process": 40, "host": 12, "network": 8}
 #: How long a failing program is shortened, in real seconds.
@@ -120,7 +110,7 @@ class Bench:
         self._spaces += 1
         return Space(
             f"{self._run}_{self._spaces}",
-            _OPTIONS[self.capability](**options),
+            OPTIONS[self.capability](**options),
             self._folder,
             self._virtual_clock if self.virtual else wall_clock,
         )
@@ -154,9 +144,7 @@ class Bench:
         except Blocked as error:
             raise Unkept("an end", str(error)) from error
 
-    def explore(
-        self, strategy: SearchStrategy[Any], body: Callable[[Any], Coroutine[Any, Any, None]]
-    ) -> None:
+    def explore(self, strategy: SearchStrategy[Any], body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         """Run *body* with many programs drawn from *strategy*, each as `run` does; a failing one is shortened."""
         self.program = None
         failed: list[tuple[Any, BaseException]] = []

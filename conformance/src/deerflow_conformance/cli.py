@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from deerflow_conformance.conform import BrokenUse, Conformance, conform_plugin
+from deerflow_conformance.conformances import Conformance, conform_plugin
 from deerflow_conformance.promises import (
     CAPABILITIES,
     CONTRACT_VERSION,
@@ -23,7 +23,7 @@ from deerflow_conformance.promises import (
     Level,
     promises_of,
 )
-from deerflow_conformance.results import Exit, Result, State, Verdict, exit_of
+from deerflow_conformance.results import BrokenUse, Exit, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import Run
 from deerflow_conformance.texts import result_text
 
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a connection setting")
     run.add_argument("--only", choices=CAPABILITIES, help="one capability")
     run.add_argument("--level", choices=LEVELS, help="up to this level; without it the highest that this kit tests")
-    run.add_argument("-k", metavar="NUMBERS", help='promises or patterns, such as "S3 S1? G*"; the verdict is incomplete')
+    run.add_argument(
+        "-k", metavar="NUMBERS", help='promises or patterns, such as "S3 S1? G*"; the verdict is incomplete'
+    )
     run.add_argument("--seed", type=int, default=0, help="what generated programs are drawn from (default: 0)")
     run.add_argument("--budget", type=float, default=1.0, help="factor on the number of programs (default: 1)")
     run.add_argument("--json", action="store_true", help="print results as JSON")

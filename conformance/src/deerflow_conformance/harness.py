@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from deerflow_backends.counters import ModelCounters
 from deerflow_backends.memories import MemoryStore, PutFact
 from deerflow_backends.streams import Reach, StreamBridge
 from deerflow_backends.threads import NewThread, ThreadIndex
-
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Check, expect
 from deerflow_conformance.promises import HARNESS, Capability
@@ -36,7 +35,7 @@ def it_opens(bench: Bench) -> None:
             expect(not missing, f"a {PROTOCOLS[bench.capability].__name__}", f"{opened!r} without {', '.join(missing)}")
             reach = getattr(opened, "reach", None)
             expect(reach in get_args(Reach), f"a reach of {get_args(Reach)}", repr(reach))
-            bench.reach = reach
+            bench.reach = cast("Reach", reach)
 
     bench.run(body)
 

@@ -52,7 +52,7 @@ def run_isolated(body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool
     threads, handles = set(threading.enumerate()), open_handles()
     complaints: list[str] = []
     with _complaints_to(complaints), _blocking_ends_after(REAL_SECONDS + 10):
-        with asyncio.Runner(loop_factory=VirtualTimeLoop if virtual else None) as runner:
+        with asyncio.Runner(loop_factory=VirtualTimeLoop if virtual else asyncio.new_event_loop) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(_told(context)))
             try:
                 runner.run(_supervised(body, VIRTUAL_SECONDS if virtual else REAL_SECONDS))

@@ -79,7 +79,9 @@ def _general(number: str, sentence: str, level: Level = "L1") -> Promise:
 
 _ALL: list[Promise] = [
     _general("G1", "Every str of 1 to 512 UTF-8 bytes is an identifier, and no two ever collide; others are refused."),
-    _general("G2", "JSON values come back as they were written, types told apart; what is no JSON is refused by place."),
+    _general(
+        "G2", "JSON values come back as they were written, types told apart; what is no JSON is refused by place."
+    ),
     _general("G3", "A value or a batch of up to 8 MiB is accepted; a larger one is refused and nothing is written."),
     _general("G4", "What belongs to one user, run, thread or namespace is never seen or changed through another."),
     _general("G5", "A write takes effect at most once, and an error says whether it may have.", "L3"),
@@ -105,7 +107,11 @@ _ALL: list[Promise] = [
         ("S10", "Exactly the last max_events, or those within max_bytes, replay; a stream expires whole.", ("S1",)),
         ("S11", "Subscribing to an unknown run waits, or gives an empty gap, and creates nothing.", ()),
         ("S12", "A slow subscriber delays neither the publisher nor another subscriber.", ("S1",)),
-        ("S13", "Cleanup hides the events, now or when due, and leaves a trace that answers subscribers.", ("S1", "S8")),
+        (
+            "S13",
+            "Cleanup hides the events, now or when due, and leaves a trace that answers subscribers.",
+            ("S1", "S8"),
+        ),
         ("S14", "A waiting subscriber learns in time that its stream ended or is gone.", ("S1",)),
         ("S15", "Connections, threads and handles do not grow with subscribers, runs or publishers.", ("S1",)),
     ),
@@ -122,13 +128,21 @@ _ALL: list[Promise] = [
         ("M2", "All changes of one apply happen or none; one thing changed twice in a call is refused.", ("M1",)),
         ("M3", "Revisions rise by exactly 1 for what changed, and stay for what did not.", ("M1",)),
         ("M4", "An expectation that does not hold is a RevisionConflict that tells, and nothing changed.", ("M1",)),
-        ("M5", "Of rivals on one revision exactly one wins; unconditional changes of different facts all land.", ("M1",)),
+        (
+            "M5",
+            "Of rivals on one revision exactly one wins; unconditional changes of different facts all land.",
+            ("M1",),
+        ),
         ("M6", "Facts keep unknown fields, order by id, and page without loss or repetition.", ("M1",)),
         ("M7", "Search finds exactly the facts that contain every part of the query, in one stated rank.", ("M1",)),
         ("M8", "Clear removes exactly the part it names; erase leaves no trace of the user.", ("M1",)),
         ("M9", "The cost of load and apply does not grow with the size of the memory.", ("M1",)),
         ("M11", "Load shows body, facts and revision of one and the same revision.", ("M1",)),
-        ("M12", "Restoring an export makes every read equal; a different record of the same id is a Conflict.", ("M1",)),
+        (
+            "M12",
+            "Restoring an export makes every read equal; a different record of the same id is a Conflict.",
+            ("M1",),
+        ),
     ),
     Promise(
         "M10",
@@ -140,15 +154,27 @@ _ALL: list[Promise] = [
         "thread_index",
         ("T1", "Listing a user gives exactly that user's threads as soon as a write returned.", ()),
         ("T2", "Pinned threads come first, then the latest updated, then by id, descending.", ("T1",)),
-        ("T3", "Following the cursor visits every unchanged thread exactly once; a bad cursor is refused.", ("T1", "T2")),
-        ("T4", "Another user's thread looks like no thread; only ANY_USER sees all, and access follows owners.", ("T1",)),
+        (
+            "T3",
+            "Following the cursor visits every unchanged thread exactly once; a bad cursor is refused.",
+            ("T1", "T2"),
+        ),
+        (
+            "T4",
+            "Another user's thread looks like no thread; only ANY_USER sees all, and access follows owners.",
+            ("T1",),
+        ),
         ("T5", "Creating a taken id is a Conflict that keeps the first; of rivals exactly one wins.", ("T1",)),
         ("T6", "Metadata merges key by key, None is a value, remove removes, and rivals' keys all land.", ("T1",)),
         ("T7", "updated_at grows strictly with each touch; expected_status guards against late writers.", ("T1",)),
         ("T8", "Filters match metadata values exactly, type included, and reach nothing else.", ("T1",)),
         ("T9", "A page costs the same for a user with many threads as for one with few.", ("T1",)),
         ("T10", "The namespace view keeps keys as threads: put replaces, another's key is a Conflict.", ("T1",)),
-        ("T11", "Restoring an export makes every read equal; a different record of the same id is a Conflict.", ("T1",)),
+        (
+            "T11",
+            "Restoring an export makes every read equal; a different record of the same id is a Conflict.",
+            ("T1",),
+        ),
     ),
     *_of(
         "counters",

@@ -12,6 +12,10 @@ from typing import Any, Final
 from deerflow_conformance.promises import CONTRACT_VERSION, PROMISES, Capability, Level, promises_of
 
 
+class BrokenUse(Exception):
+    """The kit is used wrongly, or what it is to test cannot be opened at all: exit code 2."""
+
+
 class State(enum.StrEnum):
     """What came of a promise; exactly one of these."""
 
@@ -108,8 +112,12 @@ class Result:
     failure: Failure | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self)
+        """Return plain values, fit for JSON and for other processes."""
+        plain = dataclasses.asdict(self)
+        plain["state"] = self.state.value
+        if self.failure is not None:
+            plain["failure"]["kind"] = self.failure.kind.value
+        return plain
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> Result:
@@ -171,9 +179,8 @@ class Verdict:
             harness = next((one.state for one in self.results if one.number == "L0"), "not run")
             return f"{self.capability}/{CONTRACT_VERSION} L0 · {harness}"
         detail = f" ({'; '.join(notes)})" if notes else ""
-        return (
-            f"{self.capability}/{CONTRACT_VERSION} {self.level} · {len(passed)}/{len(wanted) - len(exempt)} passed{detail}"
-        )
+        score = f"{len(passed)}/{len(wanted) - len(exempt)} passed"
+        return f"{self.capability}/{CONTRACT_VERSION} {self.level} · {score}{detail}"
 
 
 _NOTED: Final = (State.FAILED, State.KNOWN_FAILURE, State.COULD_NOT_RUN, State.NOT_APPLICABLE)

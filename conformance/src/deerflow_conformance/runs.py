@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import traceback
 from collections.abc import Iterable
@@ -11,11 +10,11 @@ from typing import Final
 
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
-from deerflow_conformance.conform import BrokenUse, Conformance, Switch
+from deerflow_conformance.conformances import Conformance, Switch
 from deerflow_conformance.harness import HARNESS_CHECKS
 from deerflow_conformance.isolation import Hang, Leftover
 from deerflow_conformance.promises import HARNESS, PROMISES
-from deerflow_conformance.results import Failure, Kind, Result, State
+from deerflow_conformance.results import BrokenUse, Failure, Kind, Result, State
 
 _BLOCKING: Final = (State.FAILED, State.COULD_NOT_RUN)
 _KINDS: Final[dict[type[BaseException], Kind]] = {
@@ -143,8 +142,10 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_list(frames))
 
 
-_MACHINERY: Final = ("/hypothesis/", "/asyncio/", "/contextlib.py", "_conformance/bench.py", "_conformance/isolation.py",
-                     "_conformance/runs.py", "_conformance/checks.py", "_conformance/replicas.py")  # fmt: skip
+#: Files whose lines say nothing about the backend or the check.
+_MACHINERY: Final = ("/hypothesis/", "/asyncio/", "/contextlib.py") + tuple(
+    f"/deerflow_conformance/{name}.py" for name in ("bench", "isolation", "runs", "checks", "replicas")
+)
 
 
 def _switch(switch: Switch | None, name: str) -> None:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, TypeVar, TypeVarTuple
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 #: What a fresh loop's `time()` says, in seconds: not 0, which reads as "never" in too much code.
 START_SECONDS: Final = 1_000.0
@@ -50,7 +55,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in microseconds since 1970, as embedded backends take it."""
         return START_MICROSECONDS + round(self.time() * 1_000_000)
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
         """Refuse: a thread lives in real time."""
         raise RuntimeError(
             f"{func!r} would run in a thread, which virtual time cannot wait for; conform with virtual_time=False"

@@ -1,0 +1,214 @@
+"""``@conform`` and ``conform_plugin``: how an author says what to test, in one function or one line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from deerflow_backends.errors import ConfigError, PluginError
+from deerflow_conformance import plugin_opening
+from deerflow_conformance.bench import Space
+from deerflow_conformance.promises import CAPABILITIES, PROMISES, Capability
+from deerflow_conformance.results import BrokenUse, KnownFailure
+
+Opening: TypeAlias = Callable[[Space], AsyncIterator[Any]]
+Switch: TypeAlias = Callable[[], Awaitable[None] | None]
+Owned: TypeAlias = Callable[[Space], Awaitable[int] | int]
+
+#: Where a module keeps the names it has conformed, to notice a second one.
+_REGISTER = "__deerflow_conformance__"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecipe:
+    """How another process finds the author's function again: a file and the name in it."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecipe:
+    """How another process opens a plugin's capability."""
+
+    plugin: str
+    capability: Capability
+    connection: dict[str, Any]
+
+
+Recipe: TypeAlias = FileRecipe | PluginRecipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conformance:
+    """One capability of one plugin, to be tested.
+
+    Attributes:
+        capability: Which.
+        plugin: The entry point's name.
+        name: The function's, as pytest shows it.
+        function: Opens the capability on a space: an async generator function.
+        recipe: How another process does the same.
+        line: Where the function is, for messages.
+        start: Starts the server, called once before anything is opened.
+        stop: Stops it, called once at the end, also when start failed half-way.
+        owned: Counts what is stored of a space (G11).
+        work: The backend's own count of statements or instructions so far (M9, T9).
+        virtual_time: The function uses `Space.clock`, and nothing but the event loop's time and tasks.
+        known_failures: By promise number.
+    """
+
+    capability: Capability
+    plugin: str
+    name: str
+    function: Opening
+    recipe: Recipe
+    line: int = 0
+    start: Switch | None = None
+    stop: Switch | None = None
+    owned: Owned | None = None
+    work: Callable[[], int] | None = None
+    virtual_time: bool = False
+    known_failures: Mapping[str, KnownFailure] = field(default_factory=dict)
+
+    def open(self, space: Space) -> AbstractAsyncContextManager[Any]:
+        """Open the capability on *space*."""
+        return asynccontextmanager(self.function)(space)
+
+
+def conform(
+    capability: str,
+    *,
+    plugin: str,
+    start: Switch | None = None,
+    stop: Switch | None = None,
+    owned: Owned | None = None,
+    work: Callable[[], int] | None = None,
+    virtual_time: bool = False,
+    known_failures: Mapping[str, KnownFailure] | None = None,
+) -> Callable[[Opening], Conformance]:
+    """Test the capability that the decorated async generator function opens on a `Space`.
+
+    The same space must be the same data, another space none of it. In a test file pytest collects it, one item a
+    promise. Other processes import the file again, so its module level must start nothing.
+
+    Args:
+        capability: ``stream_bridge``, ``memory``, ``thread_index`` or ``counters``.
+        plugin: The entry point's name.
+        start: Starts the server.
+        stop: Stops it.
+        owned: Counts what is stored of a space: with it the kit checks that nothing expired stays.
+        work: The backend's own count of statements so far; without it the kit counts lines of Python.
+        virtual_time: Time is virtual: for backends without threads, sockets and processes that take ``space.clock``.
+        known_failures: Failures that are tracked, by promise number.
+
+    Raises:
+        BrokenUse: No such capability or promise, no async generator function, or a name or capability given twice.
+    """
+    known = next((one for one in CAPABILITIES if one == capability), None)
+    if known is None:
+        raise BrokenUse(f"there is no capability {capability!r}; there are {', '.join(CAPABILITIES)}")
+    failures = dict(known_failures or {})
+    for number in failures:
+        if number not in PROMISES or known not in PROMISES[number].capabilities:
+            raise BrokenUse(f"known_failures names {number!r}, which is no promise of {known}")
+
+    def decorate(function: Opening) -> Conformance:
+        name, code = getattr(function, "__name__", ""), getattr(function, "__code__", None)
+        if code is None or not code.co_flags & 0x200:  # CO_ASYNC_GENERATOR
+            raise BrokenUse(f"{name or function!r} must be an async generator function: 'async def' with one 'yield'")
+        conformance = Conformance(
+            known,
+            plugin,
+            name,
+            function,
+            FileRecipe(str(Path(code.co_filename).resolve()), name),
+            code.co_firstlineno,
+            start,
+            stop,
+            owned,
+            work,
+            virtual_time,
+            failures,
+        )
+        _register(function.__globals__, conformance)
+        return conformance
+
+    return decorate
+
+
+def _register(module: dict[str, Any], conformance: Conformance) -> None:
+    """Remember *conformance* in its module, where a second one would silently replace it."""
+    known: list[Conformance] = module.setdefault(_REGISTER, [])
+    # The same line again is the module executed again, not a second function.
+    known[:] = [one for one in known if one.line != conformance.line]
+    for one in known:
+        where = f"lines {one.line} and {conformance.line} of {module.get('__file__', 'this module')}"
+        if one.name == conformance.name:
+            raise BrokenUse(f"two functions are named {one.name!r} ({where}): the second would hide the first")
+        if (one.plugin, one.capability) == (conformance.plugin, conformance.capability):
+            raise BrokenUse(f"{one.capability} of {one.plugin!r} is given twice ({where})")
+    known.append(conformance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PluginConformance:
+    """Every capability that one installed plugin offers, to be tested; found out when asked for, not at import."""
+
+    plugin: str
+    connection: Mapping[str, Any]
+    known_failures: Mapping[str, Mapping[str, KnownFailure]]
+
+    def conformances(self) -> list[Conformance]:
+        """Load the plugin and return its capabilities.
+
+        Raises:
+            BrokenUse: It is not installed or broken, or a setting is bad.
+        """
+        try:
+            offered = plugin_opening.offered(self.plugin, self.connection)
+        except (PluginError, ConfigError) as error:
+            raise BrokenUse(str(error)) from None
+        return [
+            Conformance(
+                capability,
+                self.plugin,
+                capability,
+                plugin_opening.opening(self.plugin, capability, self.connection),
+                PluginRecipe(self.plugin, capability, dict(self.connection)),
+                known_failures=self.known_failures.get(capability, {}),
+            )
+            for capability in offered
+        ]
+
+
+def conform_plugin(
+    plugin: str,
+    *,
+    connection: Mapping[str, Any] | None = None,
+    known_failures: Mapping[str, Mapping[str, KnownFailure]] | None = None,
+) -> PluginConformance:
+    """Test every capability of an installed plugin that plain settings are enough to open.
+
+    Assign it to a name in a test file: ``test_acme = conform_plugin("acme", connection={"url": URL})``.
+
+    Args:
+        plugin: The entry point's name.
+        connection: Its connection settings; the kit sets ``namespace``, never to the default one.
+        known_failures: Failures that are tracked, by capability and promise number.
+
+    Raises:
+        BrokenUse: *connection* sets a namespace, or *known_failures* names no promise.
+    """
+    settings = dict(connection or {})
+    if "namespace" in settings:
+        raise BrokenUse("connection must not set namespace: each space has its own")
+    failures = known_failures or {}
+    for capability, by_number in failures.items():
+        for number in by_number:
+            if number not in PROMISES or capability not in PROMISES[number].capabilities:
+                raise BrokenUse(f"known_failures names {number!r}, which is no promise of {capability!r}")
+    return PluginConformance(plugin, settings, failures)

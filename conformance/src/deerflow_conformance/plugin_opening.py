@@ -1,0 +1,53 @@
+"""Opens an installed plugin's capabilities from plain settings, as ``open_backends`` would, on a space of the kit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+from deerflow_backends import plugins
+from deerflow_backends.errors import ConfigError, PluginError
+from deerflow_backends.plugins import Plugin
+from deerflow_backends.settings import ConnectionSettings, connection_settings
+from deerflow_conformance.bench import Space
+from deerflow_conformance.promises import CAPABILITIES, Capability
+
+#: A namespace to try settings with; never opened.
+_TRIAL: Final = "conformance"
+
+
+def offered(name: str, connection: Mapping[str, Any]) -> list[Capability]:
+    """Return what the plugin *name* offers, its settings tried.
+
+    Raises:
+        PluginError: It is missing or broken.
+        ConfigError: A setting is bad.
+    """
+    plugin = plugins.load(name)
+    _settings(plugin, connection, _TRIAL)
+    return [capability for capability in CAPABILITIES if capability in plugin.capabilities]
+
+
+def opening(name: str, capability: Capability, connection: Mapping[str, Any]) -> Callable[[Space], AsyncIterator[Any]]:
+    """Return the function that opens one capability of the plugin *name* on a space."""
+    plugin = plugins.load(name)
+
+    async def opened(space: Space) -> AsyncIterator[Any]:
+        through = {key: space.via(value) if key == "url" else value for key, value in connection.items()}
+        settings = _settings(plugin, through, space.name)
+        await plugin.migrate(settings, [capability], apply=True)
+        async with plugin.connect(name, settings) as connected, plugin.open(capability, connected, space.options) as it:
+            yield it
+
+    return opened
+
+
+def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> ConnectionSettings | None:
+    model = plugin.settings_model()
+    if model is None:
+        # Without settings there is no namespace, so spaces could not be told apart.
+        raise PluginError(f"the backend {plugin.name!r} takes no settings, so no namespace: use @conform instead")
+    found = connection_settings(model, {**connection, "namespace": namespace})
+    if isinstance(found, list):
+        raise ConfigError("\n".join(f"{'.'.join(place)}: {problem}" for place, problem in found))
+    return found

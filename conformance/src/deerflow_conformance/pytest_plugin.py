@@ -1,0 +1,209 @@
+"""Makes pytest collect what ``@conform`` and ``conform_plugin`` made: one item a promise, its number the name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from deerflow_conformance.promises import HARNESS, TESTED_LEVELS, Level, promises_of
+from deerflow_conformance.results import BrokenUse, Result, State, Verdict
+from deerflow_conformance.texts import result_text
+
+if TYPE_CHECKING:
+    from deerflow_conformance.conformances import Conformance, PluginConformance
+    from deerflow_conformance.runs import Run
+
+#: The rest of the kit is imported only once a test file has done so: pytest loads this module in every project.
+_KIT: Final = "deerflow_conformance.conformances"
+
+_collected = pytest.StashKey[dict[tuple[str, str], str]]()
+
+#: How the states that pytest does not know show: word, letter, long word.
+_SHOWN: Final = {
+    "not applicable": ("not applicable", "n", "NOT APPLICABLE"),
+    "could not run": ("could not run", "?", "COULD NOT RUN"),
+    "known failure": ("known failure", "k", "KNOWN FAILURE"),
+}
+
+
+class Unkept(Exception):
+    """Carries the result of a promise that failed to `PromiseItem.repr_failure`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that the command has too."""
+    group = parser.getgroup("conformance", "deerflow-conformance")
+    group.addoption("--conformance-level", choices=TESTED_LEVELS, default=TESTED_LEVELS[-1], help="up to this level")
+    group.addoption("--conformance-seed", type=int, default=0, help="what generated programs are drawn from")
+    group.addoption("--conformance-budget", type=float, default=1.0, help="factor on the number of programs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare to notice a capability that is given twice, and to sum up."""
+    config.stash[_collected] = {}
+    config.pluginmanager.register(Summary(), "deerflow_conformance_summary")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> pytest.Collector | None:
+    """Collect a conformance from whatever module has it."""
+    kit = sys.modules.get(_KIT)
+    if kit is None:
+        return None
+    if isinstance(obj, kit.Conformance):
+        return ConformanceCollector.from_parent(collector, name=name, conformance=obj)
+    if isinstance(obj, kit.PluginConformance):
+        return PluginCollector.from_parent(collector, name=name, plugin_conformance=obj)
+    return None
+
+
+class PluginCollector(pytest.Collector):
+    """All capabilities of one plugin."""
+
+    def __init__(self, *, plugin_conformance: PluginConformance, **more: Any) -> None:
+        super().__init__(**more)
+        self._plugin_conformance = plugin_conformance
+
+    def collect(self) -> Iterable[pytest.Collector]:
+        """Give one collector a capability; a plugin that cannot be loaded is an error of collection."""
+        try:
+            conformances = self._plugin_conformance.conformances()
+        except BrokenUse as error:
+            raise self.CollectError(str(error)) from None
+        for conformance in conformances:
+            yield ConformanceCollector.from_parent(self, name=conformance.name, conformance=conformance)
+
+
+class ConformanceCollector(pytest.Collector):
+    """One capability: starts the author's server before its first item and stops it after its last."""
+
+    def __init__(self, *, conformance: Conformance, **more: Any) -> None:
+        super().__init__(**more)
+        self.conformance = conformance
+        self._run: Run | None = None
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """Give the harness check and the promises of the level asked for."""
+        key = (self.conformance.plugin, self.conformance.capability)
+        first = self.config.stash[_collected].setdefault(key, self.nodeid)
+        if first != self.nodeid:
+            raise self.CollectError(f"{key[1]} of {key[0]!r} is given twice: by {first} and by {self.nodeid}")
+        level = self.config.getoption("conformance_level")
+        numbers = [HARNESS.number]
+        if level != "L0":
+            numbers += [promise.number for promise in promises_of(self.conformance.capability, level)]
+        for number in numbers:
+            yield PromiseItem.from_parent(self, name=number)
+
+    def setup(self) -> None:
+        """Start the server, if the author said how."""
+        from deerflow_conformance.runs import Run  # noqa: PLC0415  # dear, and not needed by who has no such item
+
+        self._run = Run(
+            self.conformance,
+            seed=self.config.getoption("conformance_seed"),
+            budget=self.config.getoption("conformance_budget"),
+        )
+        self._run.start()
+
+    def teardown(self) -> None:
+        """End everything that the checks started, and the server."""
+        if self._run is not None:
+            self._run.close()
+
+    def judge(self, number: str) -> Result:
+        """Return what comes of one promise."""
+        if self._run is None:
+            raise RuntimeError("judged before setup")
+        return self._run.judge(number)
+
+
+class PromiseItem(pytest.Item):
+    """One promise of one capability."""
+
+    parent: ConformanceCollector
+    result: Result | None = None
+
+    def runtest(self) -> None:
+        """Judge the promise, and tell pytest in its own terms."""
+        self.result = self.parent.judge(self.name)
+        if self.result.state is State.FAILED:
+            raise Unkept
+        if self.result.state is not State.PASSED:
+            pytest.skip(f"{self.result.state}: {self.result.reason}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Explain the failure of a promise in the kit's words; anything else in pytest's."""
+        if isinstance(excinfo.value, Unkept) and self.result is not None:
+            return result_text(self.result, self._replay())
+        return super().repr_failure(excinfo, style)
+
+    def _replay(self) -> str:
+        seed, budget = (self.config.getoption(f"conformance_{name}") for name in ("seed", "budget"))
+        more = "" if budget == 1 else f" --conformance-budget {budget:g}"
+        return f'pytest "{self.nodeid}" --conformance-seed {seed}{more}'
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Tell where the author's function is."""
+        line = self.parent.conformance.line
+        return self.path, line - 1 if line else None, f"{self.parent.name} {self.name}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the result into the report, which travels between processes where the item does not."""
+    report = yield
+    if isinstance(item, PromiseItem) and report.when == "call" and item.result is not None:
+        report.__dict__["conformance"] = {
+            "level": item.config.getoption("conformance_level"),
+            "plugin": item.parent.conformance.plugin,
+            "result": item.result.as_json(),
+        }
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show the states that pytest has no words for."""
+    conformance = getattr(report, "conformance", None)
+    return _SHOWN.get(conformance["result"]["state"]) if conformance else None
+
+
+class Summary:
+    """Sums up what was judged, in the process that reports."""
+
+    def __init__(self) -> None:
+        self._results: dict[tuple[str, str, Level], list[Result]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the result out of a report."""
+        conformance = getattr(report, "conformance", None)
+        if conformance:
+            result = Result.from_json(conformance["result"])
+            key = (report.nodeid.rpartition("::")[0], conformance["plugin"], conformance["level"])
+            self._results.setdefault(key, []).append(result)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Exit 1 if something could not run: pytest takes it for skipped."""
+        results = [result for results in self._results.values() for result in results]
+        incomplete = any(result.state is State.COULD_NOT_RUN for result in results)
+        if incomplete and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write one line a capability, and one for every promise that neither passed nor failed."""
+        if not self._results:
+            return
+        terminalreporter.section("conformance")
+        for (_, plugin, level), results in sorted(self._results.items()):
+            verdict = Verdict(results[0].capability, level, tuple(results))
+            terminalreporter.write_line(f"{plugin}: {verdict.line()}")
+            for result in results:
+                if result.state is not State.FAILED and result.reason:
+                    part = "in part not applicable" if result.state is State.PASSED else result.state
+                    terminalreporter.write_line(f"    {result.number} {part}: {result.reason}")
