@@ -7,7 +7,9 @@ Both are plain JSON; times are ISO 8601 in UTC with microseconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -198,29 +200,33 @@ def thread_is_new(thread: StoredThread, stored: StoredThread | None) -> bool:
 
 async def read_in_chunks(
     records: Iterable[Any] | AsyncIterable[Any], read: Callable[[Any, str], T], *, size: int = 100
-) -> AsyncIterator[list[T]]:
+) -> AsyncGenerator[list[T], None]:
     """Read *records* with *read*, some at a time; those before a bad one are given before it raises.
+
+    Leave it with `contextlib.aclosing` where you may stop half-way.
 
     Raises:
         InvalidArgument: From *read*, or because *records* can not be iterated.
     """
     chunk: list[T] = []
     count = 0
-    async for record in _each(records):
-        try:
-            chunk.append(read(record, f"records[{count}]"))
-        except InvalidArgument:
-            yield chunk
-            raise
-        count += 1
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
+    async with aclosing(_each(records)) as each:
+        async for record in each:
+            try:
+                chunk.append(read(record, f"records[{count}]"))
+            except InvalidArgument:
+                yield chunk
+                raise
+            count += 1
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+                await asyncio.sleep(0)  # a plain iterable would keep the event loop to itself
     if chunk:
         yield chunk
 
 
-async def _each(records: Any) -> AsyncIterator[Any]:
+async def _each(records: Any) -> AsyncGenerator[Any, None]:
     if isinstance(records, AsyncIterable):
         async for record in records:
             yield record
