@@ -9,25 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from deerflow_backends.backends import (
-        Backends,
-        open_backends,
-    )
-    from deerflow_backends.buffering import (
-        BufferedCounters,
-        buffered,
-    )
-    from deerflow_backends.codec import (
-        JSON,
-        to_json,
-    )
-    from deerflow_backends.counters import (
-        MAX_COUNT,
-        CounterOptions,
-        Counts,
-        ModelCounters,
-        Recorded,
-    )
+    from deerflow_backends.backends import Backends, open_backends
+    from deerflow_backends.buffering import BufferedCounters, buffered
+    from deerflow_backends.codec import JSON, to_json
+    from deerflow_backends.configuration import Choice, Configuration, load_configuration
+    from deerflow_backends.counters import MAX_COUNT, CounterOptions, Counts, ModelCounters, Recorded
     from deerflow_backends.errors import (
         BackendsError,
         BackendUnavailable,
@@ -40,10 +26,7 @@ if TYPE_CHECKING:
         RevisionConflict,
         StreamEnded,
     )
-    from deerflow_backends.hookspecs import (
-        Finding,
-        hookimpl,
-    )
+    from deerflow_backends.hookspecs import Finding, hookimpl
     from deerflow_backends.memories import (
         ABSENT,
         ALL,
@@ -63,19 +46,9 @@ if TYPE_CHECKING:
         PutFact,
         Record,
     )
-    from deerflow_backends.namespaces import (
-        NamespaceView,
-        namespace,
-    )
-    from deerflow_backends.paging import (
-        Page,
-    )
-    from deerflow_backends.settings import (
-        Choice,
-        Configuration,
-        ConnectionSettings,
-        load_configuration,
-    )
+    from deerflow_backends.namespaces import NamespaceView, namespace
+    from deerflow_backends.paging import Page
+    from deerflow_backends.settings import ConnectionSettings
     from deerflow_backends.streams import (
         END_SENTINEL,
         HEARTBEAT_SENTINEL,
@@ -100,10 +73,7 @@ if TYPE_CHECKING:
         ThreadIndex,
         ThreadOptions,
     )
-    from deerflow_backends.verdicts import (
-        Health,
-        health,
-    )
+    from deerflow_backends.verdicts import Health, health
 
 #: The version of the contract: the four Protocols and the hooks. Its major is this distribution's.
 CONTRACT_VERSION: Final = "1.0"
@@ -182,25 +152,11 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "backends": (
-        "Backends",
-        "open_backends",
-    ),
-    "buffering": (
-        "BufferedCounters",
-        "buffered",
-    ),
-    "codec": (
-        "JSON",
-        "to_json",
-    ),
-    "counters": (
-        "MAX_COUNT",
-        "CounterOptions",
-        "Counts",
-        "ModelCounters",
-        "Recorded",
-    ),
+    "backends": ("Backends", "open_backends"),
+    "buffering": ("BufferedCounters", "buffered"),
+    "codec": ("JSON", "to_json"),
+    "configuration": ("Choice", "Configuration", "load_configuration"),
+    "counters": ("MAX_COUNT", "CounterOptions", "Counts", "ModelCounters", "Recorded"),
     "errors": (
         "BackendsError",
         "BackendUnavailable",
@@ -213,10 +169,7 @@ _MODULES: Final = {
         "RevisionConflict",
         "StreamEnded",
     ),
-    "hookspecs": (
-        "Finding",
-        "hookimpl",
-    ),
+    "hookspecs": ("Finding", "hookimpl"),
     "memories": (
         "ABSENT",
         "ALL",
@@ -236,17 +189,9 @@ _MODULES: Final = {
         "PutFact",
         "Record",
     ),
-    "namespaces": (
-        "NamespaceView",
-        "namespace",
-    ),
+    "namespaces": ("NamespaceView", "namespace"),
     "paging": ("Page",),
-    "settings": (
-        "Choice",
-        "Configuration",
-        "ConnectionSettings",
-        "load_configuration",
-    ),
+    "settings": ("ConnectionSettings",),
     "streams": (
         "END_SENTINEL",
         "HEARTBEAT_SENTINEL",
@@ -271,10 +216,7 @@ _MODULES: Final = {
         "ThreadIndex",
         "ThreadOptions",
     ),
-    "verdicts": (
-        "Health",
-        "health",
-    ),
+    "verdicts": ("Health", "health"),
 }
 _HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -11,18 +11,13 @@ from typing import Any
 from deerflow_backends import plugins
 from deerflow_backends.buffering import BufferedCounters, buffered
 from deerflow_backends.capabilities import CAPABILITIES
+from deerflow_backends.configuration import Choice, Configuration, load_configuration
 from deerflow_backends.errors import BackendUnavailable, PluginError
 from deerflow_backends.hookspecs import Finding
 from deerflow_backends.memories import MemoryStore
 from deerflow_backends.mistakes import Mistake, refuse, secrets_in
 from deerflow_backends.plugins import Plugin
-from deerflow_backends.settings import (
-    Choice,
-    Configuration,
-    ConnectionSettings,
-    connection_settings,
-    load_configuration,
-)
+from deerflow_backends.settings import ConnectionSettings, connection_settings
 from deerflow_backends.streams import StreamBridge
 from deerflow_backends.threads import ThreadIndex
 

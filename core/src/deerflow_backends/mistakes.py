@@ -6,10 +6,13 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from deerflow_backends.errors import ConfigError, PluginError
+
+#: A key's place, such as ``("connections", "redis", "url")``.
+Place: TypeAlias = tuple[str, ...]
 
 #: ``user:password@`` in front of a host, in whatever text.
 _USERINFO = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]+)*(?=@)")

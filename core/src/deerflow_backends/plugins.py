@@ -226,7 +226,7 @@ def _missing(name: str) -> str:
 
 def _rivals(entries: list[_Entry]) -> str:
     who = " and ".join(sorted(entry.who for entry in entries))
-    return f"{who} {'both' if len(entries) == 2 else 'all'} offer the backend {entries[0].point.name!r}; keep one and uninstall the rest"
+    return f"{who} {'both' if len(entries) == 2 else 'all'} offer the backend {entries[0].point.name!r}; keep one"
 
 
 def _look(entry: _Entry, rivals: list[_Entry]) -> InstalledPlugin:

@@ -11,15 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import yaml
 
 from deerflow_backends.capabilities import CAPABILITIES, OPTIONS
-from deerflow_backends.mistakes import Mistake, unknown
-
-#: A key's place, such as ``("connections", "redis", "url")``.
-Place: TypeAlias = tuple[str, ...]
+from deerflow_backends.mistakes import Mistake, Place, unknown
 
 PREFIX: Final = "DEERFLOW_BACKENDS_"
 FILE_VARIABLE: Final = PREFIX + "CONFIG"
