@@ -52,14 +52,14 @@ def check_integer(place: str, value: Any, *, least: int | None = None, most: int
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidArgument(place, f"must be an int, not {type(value).__name__}")
     if least is not None and value < least:
-        raise InvalidArgument(place, f"must be {least} or more, not {value}")
+        raise InvalidArgument(place, f"must be {least} or more, not {_shown(value)}")
     if most is not None and value > most:
         raise InvalidArgument(place, f"must be at most {most}, not {_shown(value)}")
     return int(value)
 
 
 def _shown(value: int) -> str:
-    return str(value) if value < 10**20 else "a number of more than 20 digits"
+    return str(value) if -(10**20) < value < 10**20 else "a number of more than 20 digits"
 
 
 def check_seconds(place: str, value: Any, *, zero: bool = False) -> float:

@@ -2,7 +2,8 @@
 
 A record of a memory is one part of one user: its body, its facts, and the user's revision and time. A user's first
 record is that of the user-wide part, there or not, since it carries the revision. A record of a thread is a thread.
-Both are plain JSON; times are ISO 8601 in UTC with microseconds.
+Both are plain JSON; times are ISO 8601 in UTC with microseconds. Each states the contract's version; another major
+version is refused.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from deerflow_backends import codec
+from deerflow_backends import CONTRACT_VERSION, codec
 from deerflow_backends.arguments import check_identifier, check_integer, check_optional_identifier, check_text
 from deerflow_backends.changes import MAX_REVISION, StoredBody, StoredFact
 from deerflow_backends.clocks import to_datetime, to_microseconds
@@ -23,9 +24,6 @@ from deerflow_backends.memories import Record
 from deerflow_backends.thread_changes import StoredThread, check_metadata, joined
 
 T = TypeVar("T")
-
-#: Stated in every record; records of another major version are refused.
-RECORD_VERSION: Final = "1.0"
 
 _HEADER = ("kind", "contract")
 _PART_FIELDS = (
@@ -62,7 +60,7 @@ class Part:
         """Export it, its facts ordered by id."""
         return {
             "kind": "memory",
-            "contract": RECORD_VERSION,
+            "contract": CONTRACT_VERSION,
             "user_id": self.user_id,
             "agent_name": self.agent_name,
             "user_revision": self.user_revision,
@@ -150,7 +148,7 @@ def thread_record(thread: StoredThread) -> Record:
     """Export a thread."""
     return {
         "kind": "thread",
-        "contract": RECORD_VERSION,
+        "contract": CONTRACT_VERSION,
         "thread_id": thread.thread_id,
         "user_id": thread.user_id,
         "assistant_id": thread.assistant_id,
@@ -252,8 +250,8 @@ def _check_header(record: Mapping[str, Any], place: str, kind: str) -> None:
     if record["kind"] != kind:
         raise InvalidArgument(f"{place}.kind", f"must be {kind!r}, not {record['kind']!r:.80}")
     version = record["contract"]
-    if not isinstance(version, str) or version.partition(".")[0] != RECORD_VERSION.partition(".")[0]:
-        raise InvalidArgument(f"{place}.contract", f"must be {RECORD_VERSION!r}, not {version!r:.80}")
+    if not isinstance(version, str) or version.partition(".")[0] != CONTRACT_VERSION.partition(".")[0]:
+        raise InvalidArgument(f"{place}.contract", f"must be {CONTRACT_VERSION!r}, not {version!r:.80}")
 
 
 def _revision(record: Mapping[str, Any], name: str, place: str) -> int:
