@@ -1,0 +1,26 @@
+"""The command ``deerflow-backends``. Importing this package loads nothing but itself: its libraries are an extra."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command with the arguments of this process and return its exit code.
+
+    Codes: 0 good, 1 what was checked is bad, 2 wrong usage, configuration or installation, 130 interrupted.
+    """
+    try:
+        from deerflow_backends.cli.app import run  # noqa: PLC0415  # not before we know whether it can be imported
+    except ModuleNotFoundError as error:
+        return missing_extra("cli", error)
+    return run(sys.argv[1:])
+
+
+def missing_extra(extra: str, error: ModuleNotFoundError) -> int:
+    """Say in one line which extra to install, and return the exit code 2; a missing module of our own is raised."""
+    if error.name is None or error.name.partition(".")[0] == "deerflow_backends":
+        raise error
+    remedy = f'pip install "deerflow-backends[{extra}]"'
+    print(f"error: {error.name} is not installed, which this command needs: {remedy}", file=sys.stderr)  # noqa: T201
+    return 2

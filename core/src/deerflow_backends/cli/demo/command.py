@@ -1,0 +1,44 @@
+"""The command ``demo``: what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from rich.text import Text
+
+from deerflow_backends.cli.demo.processes import DemoFailed
+from deerflow_backends.cli.demo.program import Outcome, Setup, perform
+from deerflow_backends.cli.demo.show import as_json as outcome_as_json
+from deerflow_backends.cli.demo.show import stage, summary
+from deerflow_backends.cli.output import console, print_errors, print_json, printable
+
+
+def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_json: bool) -> int:
+    """Run the demo, print what came of it, and return 0 only if all of it held."""
+    out = console()
+    if not as_json:
+        place = "in a folder of its own" if backend == "sqlite" and not settings else "as set"
+        out.print(Text.assemble(("deerflow-backends demo", "bold"), f" on {printable(backend)}, {place}\n"))
+    try:
+        with stage(out, silent=as_json) as shown:
+            outcome = asyncio.run(perform(Setup(backend, settings, keep), shown))
+    except DemoFailed as error:
+        if as_json:
+            print_json({"ok": False, "error": str(error)})
+        print_errors([str(error)])
+        return 1
+    if as_json:
+        print_json(outcome_as_json(outcome))
+    else:
+        out.print()
+        out.print(summary(outcome))
+        _say_what_is_kept(outcome)
+    return 0 if outcome.ok else 1
+
+
+def _say_what_is_kept(outcome: Outcome) -> None:
+    if outcome.kept is not None:
+        configuration = outcome.kept / "deerflow-backends.yaml"
+        command = f"DEERFLOW_BACKENDS_CONFIG={configuration} deerflow-backends tail {outcome.run_id}"
+        console().print(Text(f"\nKept in {outcome.kept}; read the run again with\n  {command}"), soft_wrap=True)

@@ -1,0 +1,60 @@
+"""What every command prints with: tables and lines for people on stdout, remarks on stderr, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deerflow_backends.codec import encode
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return the console for this moment's stdout or stderr, which tests replace."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def printable(text: str) -> str:
+    """Return *text* on one line, with what could steer a terminal written as an escape: identifiers may hold it."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Return what somebody else chose (a name, a message) as text that is never taken for markup."""
+    return Text("\n".join(map(printable, str(text).splitlines())), style)
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table in the one look that all commands share."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document for scripts, on one line."""
+    sys.stdout.write(encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def remark(text: str, *, style: str = "") -> None:
+    """Print one line to stderr, never wrapped: it may be searched for."""
+    console(stderr=True).print(Text(text, style), soft_wrap=True)
+
+
+def print_errors(lines: Iterable[str]) -> None:
+    """Print one line to stderr for each mistake."""
+    for line in lines:
+        remark(f"error: {printable(line)}")
+
+
+def quoted(value: Any) -> str:
+    """Return *value* as JSON text for people, on one line and safe for a terminal."""
+    return printable(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
