@@ -1,0 +1,272 @@
+"""Is this file ours, whole, and fit to be written? Asked before anything writes; creates it where there is none.
+
+A file that is refused is left as it was, byte for byte, with what SQLite keeps beside it. So it is looked at as
+immutable, which locks and writes nothing; and where a write-ahead log lies beside it, since it is in use or somebody
+died, under another name, so that SQLite keeps its ``-shm`` file elsewhere. No file is opened past SQLite: its locks
+end when the process closes *any* handle of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from deerflow_backends.errors import ConfigError, Corrupt, PluginError
+from deerflow_backends.sqlite.database import connect_file
+from deerflow_backends.sqlite.failures import translated
+from deerflow_backends.sqlite.layout import VERSION, Kind
+
+#: STRICT tables came with this one.
+OLDEST_SQLITE: Final = (3, 37, 0)
+
+#: Reading a large file whole takes longer than anybody wants to wait at each start: what these seconds do not reach
+#: is found when it is used.
+CHECK_SECONDS: Final = 2.0
+
+#: Where SQLite's locks do not hold between hosts, and its shared memory does not exist.
+NETWORK_FILE_SYSTEMS: Final = {
+    *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.ceph", "fuse.glusterfs", "fuse.rclone"),
+    *("fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"),
+}
+
+_MOUNTS: Final = Path("/proc/mounts")
+
+#: What a process that died while opening left behind is removed when it is this old.
+_STALE_SECONDS: Final = 60.0
+
+#: Give up after so many virtual machine steps to look at the time.
+_STEPS_BETWEEN_LOOKS: Final = 10_000
+
+#: How often a file that others seem to write is looked at before we take their word.
+_LOOKS: Final = 5
+_SECONDS_BETWEEN_LOOKS: Final = 0.05
+
+_CREATE_STEPS: Final = "CREATE TABLE steps (step TEXT NOT NULL PRIMARY KEY) STRICT"
+
+
+def check_sqlite() -> None:
+    """Raise `PluginError` if Python was built with a SQLite that is too old."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise PluginError(
+            f"this Python has SQLite {sqlite3.sqlite_version}; use one with SQLite {oldest} or newer, "
+            "or another backend"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ConfigError` if *folder* cannot hold our files. It may be missing, its parent may not."""
+    existing = folder if os.path.lexists(folder) else folder.parent
+    if not existing.is_dir():
+        problem = "is no folder" if os.path.lexists(existing) else "does not exist"
+        raise ConfigError(f"path {str(folder)!r}: {existing} {problem}; make it, or choose another path")
+    kind = file_system(existing)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigError(
+            f"path {str(folder)!r} is on a network file system ({kind}), where SQLite's locks do not hold; "
+            "choose a local folder, or another backend"
+        )
+    if not _is_writable(existing) or not os.access(existing, os.X_OK):
+        raise ConfigError(f"path {str(folder)!r}: the folder {existing} is read-only; make it writable")
+
+
+def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
+    """Name the type of the file system that holds *folder*; None where the system does not tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    target = folder.resolve()
+    found: tuple[int, str | None] = (-1, None)
+    for line in lines:
+        _device, point, kind = line.split(" ")[:3]
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point))
+        if target.is_relative_to(mounted) and len(mounted.parts) >= found[0]:
+            found = (len(mounted.parts), kind)
+    return found[1]
+
+
+def check_file(path: Path, kind: Kind) -> bool:
+    """Look at a file without changing it; False if there is none.
+
+    Raises:
+        ConfigError: It is not ours, or read-only.
+        PluginError: A newer version of this code wrote it.
+        Corrupt: It is no database, or a damaged one.
+    """
+    if not os.path.lexists(path):
+        return False
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file; move it away, or choose another path or namespace")
+    for written in (path, *_beside(path)):
+        if written.exists() and not _is_writable(written):
+            raise ConfigError(f"{written} is read-only; make it writable")
+    _check_header(path, kind)
+    _check_content(path)
+    return True
+
+
+def create_file(path: Path, kind: Kind) -> None:
+    """Make an empty file of ours, whole at once: nobody ever sees a part of it. Somebody else's is left alone."""
+    path.parent.mkdir(exist_ok=True)
+    with _room_beside(path) as room:
+        made = room / path.name
+        with contextlib.closing(connect_file(made, mode="rwc")) as connection:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute(f"PRAGMA application_id = {kind.application_id}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(_CREATE_STEPS)
+        with contextlib.suppress(FileExistsError):
+            _link(made, path)
+    _sync_folder(path.parent)
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `PluginError` if a newer version of this code wrote the file."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise PluginError(
+            f"{path} has layout {version}, this deerflow-backends knows {VERSION}: upgrade deerflow-backends"
+        )
+
+
+def _check_header(path: Path, kind: Kind) -> None:
+    with _looking(path), contextlib.closing(connect_file(path, mode="ro", immutable=True)) as connection:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != kind.application_id:
+            raise ConfigError(
+                f"{path} is not a file of this backend; move it away, or choose another path or namespace"
+            )
+        check_version(connection, path)
+
+
+def _check_content(path: Path) -> None:
+    """Check all that is stored.
+
+    A file that others write while we look seems damaged where it is not; they found it sound when they opened it. So
+    damage counts only if nothing moves meanwhile.
+    """
+    before = _signature(path)
+    for _ in range(_LOOKS):
+        try:
+            _check_once(path)
+        except Corrupt:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            after = _signature(path)
+            if before == after:
+                raise
+            before = after
+        else:
+            return
+
+
+def _check_once(path: Path) -> None:
+    with unchanged(path) as connection:
+        check_version(connection, path)
+        _quick_check(connection, path)
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
+    """Read a file without changing anything, not even beside it. While others write, it may seem damaged."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_looking(path))
+        if _signature(path)[-1]:
+            view = stack.enter_context(_elsewhere(path))
+            connection = connect_file(view, mode="ro")
+        else:
+            connection = connect_file(path, mode="ro", immutable=True)
+        yield stack.enter_context(contextlib.closing(connection))
+
+
+def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
+    until = time.monotonic() + CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS_BETWEEN_LOOKS)
+    try:
+        (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    if finding != "ok":
+        raise Corrupt(f"{path} is damaged ({finding}); restore it from a backup or move it away")
+
+
+@contextlib.contextmanager
+def _looking(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(error, path) or error from error
+
+
+@contextlib.contextmanager
+def _elsewhere(path: Path) -> Iterator[Path]:
+    """Give file and log other names, so that what SQLite must write beside them lies there."""
+    with _room_beside(path) as room:
+        view = room / path.name
+        _link(path, view)
+        with contextlib.suppress(FileNotFoundError):  # its last user has just closed it, and the log is gone
+            _link(Path(f"{path}-wal"), Path(f"{view}-wal"))
+        yield view
+
+
+@contextlib.contextmanager
+def _room_beside(path: Path) -> Iterator[Path]:
+    """Make a folder for a moment, and remove those that somebody who died has left."""
+    prefix = f".{path.name}-"
+    for left in path.parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as room:
+        yield Path(room)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make a hard link of {source.name} in {target.parent}: {error.strerror}; choose another folder"
+        ) from error
+
+
+def _signature(path: Path) -> tuple[int, int, int, int]:
+    """Changes whenever the file or its log is written; ends with the log's size, 0 if there is none."""
+    file = path.stat()
+    try:
+        log = os.stat(f"{path}-wal")
+    except FileNotFoundError:
+        return file.st_mtime_ns, file.st_size, 0, 0
+    return file.st_mtime_ns, file.st_size, log.st_mtime_ns, log.st_size
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether we may write there, and the mode says that anybody may: the superuser could, and should not."""
+    return bool(path.stat().st_mode & 0o222) and os.access(path, os.W_OK)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return Path(f"{path}-wal"), Path(f"{path}-shm")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power loss."""
+    with contextlib.suppress(OSError):  # not every system can
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
