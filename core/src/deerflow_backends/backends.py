@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +137,7 @@ class _Planning:
     def _note(self, place: tuple[str, ...], problem: str, *, in_plugin: bool = False) -> None:
         self.mistakes.append(self.configuration.mistake(place, problem, in_plugin=in_plugin))
 
-    def _connection(self, name: str, choices: Any) -> PlannedConnection | None:
+    def _connection(self, name: str, choices: Sequence[Choice]) -> PlannedConnection | None:
         block = self.configuration.connections.get(name)
         plugin = self._loaded.get(block.backend if block else choices[0].backend)
         if plugin is None:
@@ -237,10 +237,13 @@ async def open_backends(
             error.add_note(f"while closing: {late}")
         raise
     failures = await stack.close(None)
-    for late in failures[1:]:
-        failures[0].add_note(f"and: {late}")
     if failures:
-        raise failures[0]
+        # A cancellation is not ours to keep from the caller.
+        first = next((failure for failure in failures if not isinstance(failure, Exception)), failures[0])
+        for late in failures:
+            if late is not first:
+                first.add_note(f"while closing: {late}")
+        raise first
 
 
 async def _open(planned: Plan, stack: _Stack) -> Backends:
@@ -256,7 +259,7 @@ async def _open(planned: Plan, stack: _Stack) -> Backends:
             context = connection.plugin.open(capability, live, choice.options)
         opened[capability] = await stack.enter(capability, connection, context)
         if opened[capability] is None:
-            raise PluginError(f"what deerflow_{capability} of the backend {choice.backend!r} returned gave None")
+            raise PluginError(f"{connection.plugin.label}: entering what deerflow_{capability} returned gave None")
     counters = buffered(opened["counters"])
     opened["counters"] = await stack.enter("counters", connections[choices["counters"].connection][0], counters)
     return Backends(**opened, chosen=choices, _connections=connections)
@@ -285,8 +288,7 @@ class _Stack:
                 with connection.plugin.blamed(f"closing {what}", connection.secrets):
                     await self._leave(what, context, error, deadline)
             except BaseException as late:
-                if late is not error:
-                    failures.append(late)
+                failures.append(late)
         return failures
 
     async def _leave(
@@ -296,8 +298,10 @@ class _Stack:
         try:
             async with limit:
                 await context.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
-        except TimeoutError:
-            if not limit.expired():
+        except BaseException as late:
+            if late is error:
+                return
+            if not (isinstance(late, TimeoutError) and limit.expired()):
                 raise
             problem = f"closing {what} did not finish within drain_seconds ({self._drain_seconds:g}) and was cancelled"
             raise BackendUnavailable(f"{problem}; what it still held may be lost", maybe_written=True) from None

@@ -164,7 +164,8 @@ class _Reading:
         if not NAME.fullmatch(name):
             self.note(place, f"{name!r} is no connection's name; it must match {NAME.pattern}")
         backend = self._name((*place, "backend"), block.get("backend", name))
-        return ConnectionBlock(name, backend or name, {key: block[key] for key in block if key != "backend"})
+        values = {key: block[key] for key in block if key != "backend"}
+        return ConnectionBlock(name, name if backend is None else backend, values)
 
     def choice(self, capability: str, given: dict[str, Any], connections: dict[str, ConnectionBlock]) -> Choice:
         backend = self._name((capability, "backend"), given.get("backend"))
@@ -184,18 +185,24 @@ class _Reading:
     ) -> tuple[str, str]:
         """Fill in what is not said, and make sure that the connection is one of the backend's."""
         place = (capability, "connection")
-        block = connections.get(connection or backend or DEFAULT_BACKEND)
-        if block is None:
-            if connection is not None and connection != backend:
-                self.note(place, unknown(f"there is no connection {connection!r}", connection, connections))
-            return backend or DEFAULT_BACKEND, connection or backend or DEFAULT_BACKEND
-        wanted = backend or (block.backend if connection else DEFAULT_BACKEND)
-        if block.backend != wanted:
+        if connection is None:
+            connection = backend = DEFAULT_BACKEND if backend is None else backend
+        elif backend is None and connection in connections:
+            backend = connections[connection].backend
+        if connection not in connections:
+            if connection != backend:
+                self.note(
+                    place,
+                    unknown(f"there is no connection {connection!r}", connection, connections, these="configured"),
+                )
+            return backend or DEFAULT_BACKEND, connection
+        theirs = connections[connection].backend
+        if theirs != backend:
             chosen = _origin(self.layers, (capability, "backend"))
-            chosen = f"{wanted!r}, the backend chosen by {chosen}" if chosen else repr(wanted)
-            remedy = f"name one with 'backend: {wanted}' here"
-            self.note(place, f"{block.name!r} is a connection of {block.backend!r}, not of {chosen}; {remedy}")
-        return wanted, block.name
+            by = f", the backend chosen by {chosen}" if chosen else ""
+            remedy = f"name one that has 'backend: {backend}'"
+            self.note(place, f"{connection!r} is a connection of {theirs!r}, not of {backend!r}{by}; {remedy}")
+        return theirs, connection
 
     def _options(self, capability: str, given: dict[str, Any]) -> Options:
         """Build the options; each is tried alone first, so that every mistake is found."""

@@ -26,6 +26,8 @@ CORE: Final = "deerflow-backends"
 
 #: What to install for the backends of our own distributions.
 _KNOWN: Final = {"redis": "deerflow-redis", "postgres": "deerflow-postgres", "mongo": "deerflow-mongo"}
+#: Modules that call plugins, whose place in a traceback says nothing.
+_MACHINERY: Final = ("importlib", "contextlib", "pluggy", "pydantic", "asyncio", __name__, "deerflow_backends.backends")
 _HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("deerflow_"))
 
 
@@ -134,10 +136,11 @@ class Plugin:
             problem = f"{doing} raised {_summary(error)}"
         else:
             return
-        raise PluginError(f"{self._label}: {scrub(problem, secrets)}")
+        raise PluginError(f"{self.label}: {scrub(problem, secrets)}")
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """What messages call it."""
         return f"{self.distribution} {self.version}, backend {self.name!r}"
 
     def _implements(self, hook: str) -> bool:
@@ -167,7 +170,7 @@ class Plugin:
         if inspect.iscoroutine(found):
             found.close()
         what = "None" if found is None else f"{found!r}" if isinstance(found, type) else type(found).__name__
-        return PluginError(f"{self._label}: {hook} returned {what}; it must return {wanted}")
+        return PluginError(f"{self.label}: {hook} returned {what}; it must return {wanted}")
 
 
 def names() -> tuple[str, ...]:
@@ -329,6 +332,8 @@ def _named(module: Any) -> str:
 
 def _summary(error: Exception) -> str:
     """Say what was raised, where and why, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    at = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if not frame.f_globals.get("__name__", "").startswith(_MACHINERY):
+            at = f" in {Path(frame.f_code.co_filename).name}, line {line}"
     return one_line(f"{type(error).__name__}{at}: {error}")
