@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deerflow_conformance.bench import Space
     from deerflow_conformance.conformances import conform, conform_plugin
     from deerflow_conformance.results import BrokenUse, KnownFailure
+    from deerflow_conformance.spaces import Space
 
 __all__ = ["BrokenUse", "KnownFailure", "Space", "conform", "conform_plugin"]
 
 _HOMES = {
     "BrokenUse": "results",
     "KnownFailure": "results",
-    "Space": "bench",
+    "Space": "spaces",
     "conform": "conformances",
     "conform_plugin": "conformances",
 }

@@ -14,7 +14,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -24,12 +23,13 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from deerflow_backends.capabilities import OPTIONS
-from deerflow_backends.clocks import Clock, wall_clock
+from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
-from deerflow_conformance import replicas
 from deerflow_conformance.checks import NotApplicable, Unkept
 from deerflow_conformance.isolation import Blocked, run_isolated
 from deerflow_conformance.promises import Capability
+from deerflow_conformance.replicas import Process
+from deerflow_conformance.spaces import Space
 from deerflow_conformance.virtual_time import START_MICROSECONDS, VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -39,29 +39,6 @@ if TYPE_CHECKING:
 _EXAMPLES: Final[dict[Reach, int]] = {"process": 40, "host": 12, "network": 8}
 #: How long a failing program is shortened, in real seconds.
 _SHRINK_SECONDS: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """One place for data: the same space is the same data, another space none of it.
-
-    Attributes:
-        name: Unique, ``[a-z][a-z0-9_]*``: fit for a namespace, a schema, a database or a key prefix.
-        options: The capability's options to open with.
-        folder: A folder of this run for backends that keep files, the same for all of its spaces; removed afterwards.
-        clock: Microseconds since 1970, for backends that take a clock; virtual where the run's time is.
-        timeout_seconds: How long a call may wait for its server.
-    """
-
-    name: str
-    options: Any
-    folder: Path
-    clock: Clock
-    timeout_seconds: float = 5.0
-
-    def via(self, url: str) -> str:
-        """Return the address to connect to in place of *url*: at the present levels *url* itself."""
-        return url
 
 
 class _Enough(BaseException):
@@ -87,7 +64,7 @@ class Bench:
         self._spaces = 0
         # Two runs against one server must never meet.
         self._run = f"k{secrets.token_hex(5)}"
-        self._helper = replicas.Pool(conformance.recipe)
+        self._helper = Process(conformance)
         self.capability: Capability = conformance.capability
         self.reach: Reach = "process"
         self.virtual = conformance.virtual_time
@@ -206,6 +183,9 @@ class Bench:
         explored()
 
     def _isolated(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self.reach != "process":
+            # Before what is counted as left over.
+            self._helper.ready()
         try:
             run_isolated(body, virtual=self.virtual)
         finally:

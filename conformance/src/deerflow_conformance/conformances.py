@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from deerflow_backends.errors import ConfigError, PluginError
 from deerflow_conformance import plugin_opening
-from deerflow_conformance.bench import Space
 from deerflow_conformance.promises import CAPABILITIES, PROMISES, Capability
 from deerflow_conformance.results import BrokenUse, KnownFailure
+from deerflow_conformance.spaces import Space
 
 Opening: TypeAlias = Callable[[Space], AsyncIterator[Any]]
 Switch: TypeAlias = Callable[[], Awaitable[None] | None]
@@ -24,9 +24,10 @@ _REGISTER = "__deerflow_conformance__"
 
 @dataclass(frozen=True, slots=True)
 class FileRecipe:
-    """How another process finds the author's function again: a file and the name in it."""
+    """How another process finds the author's function again: a file, the module's name, and the name in it."""
 
     path: str
+    module: str
     name: str
 
 
@@ -125,7 +126,7 @@ def conform(
             plugin,
             name,
             function,
-            FileRecipe(str(Path(code.co_filename).resolve()), name),
+            FileRecipe(str(Path(code.co_filename).resolve()), function.__module__, name),
             code.co_firstlineno,
             start,
             stop,

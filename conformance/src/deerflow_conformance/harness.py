@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Final, cast, get_args
 
-from deerflow_backends.counters import ModelCounters
-from deerflow_backends.memories import MemoryStore, PutFact
-from deerflow_backends.streams import Reach, StreamBridge
-from deerflow_backends.threads import NewThread, ThreadIndex
+from deerflow_backends.memories import PutFact
+from deerflow_backends.streams import Reach
+from deerflow_backends.threads import NewThread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Check, expect
 from deerflow_conformance.promises import HARNESS, Capability
-
-PROTOCOLS: Final[dict[Capability, type]] = {
-    "stream_bridge": StreamBridge,
-    "memory": MemoryStore,
-    "thread_index": ThreadIndex,
-    "counters": ModelCounters,
-}
-
-
-def methods_of(capability: Capability) -> list[str]:
-    """Return the names of the methods that the capability's Protocol has."""
-    return [name for name, value in vars(PROTOCOLS[capability]).items() if inspect.isfunction(value) and name[0] != "_"]
+from deerflow_conformance.protocols import PROTOCOLS, coroutines_of, iterators_of
 
 
 def it_opens(bench: Bench) -> None:
@@ -31,10 +18,16 @@ def it_opens(bench: Bench) -> None:
 
     async def body() -> None:
         async with bench.open() as opened:
-            missing = [name for name in methods_of(bench.capability) if not callable(getattr(opened, name, None))]
+            missing = [
+                name
+                for name in [*coroutines_of(bench.capability), *iterators_of(bench.capability)]
+                if not callable(getattr(opened, name, None))
+            ]
             expect(not missing, f"a {PROTOCOLS[bench.capability].__name__}", f"{opened!r} without {', '.join(missing)}")
             reach = getattr(opened, "reach", None)
             expect(reach in get_args(Reach), f"a reach of {get_args(Reach)}", repr(reach))
+            if bench.virtual:
+                expect(reach == "process", "a reach of 'process' with virtual_time=True", repr(reach))
             bench.reach = cast("Reach", reach)
 
     bench.run(body)

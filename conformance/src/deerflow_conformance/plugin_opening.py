@@ -9,8 +9,8 @@ from deerflow_backends import plugins
 from deerflow_backends.errors import ConfigError, PluginError
 from deerflow_backends.plugins import Plugin
 from deerflow_backends.settings import ConnectionSettings, connection_settings
-from deerflow_conformance.bench import Space
 from deerflow_conformance.promises import CAPABILITIES, Capability
+from deerflow_conformance.spaces import Space
 
 #: A namespace to try settings with; never opened.
 _TRIAL: Final = "conformance"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from deerflow_backends import inprocess
-from deerflow_conformance.bench import Space
 from deerflow_conformance.conformances import conform
+from deerflow_conformance.spaces import Space
 
 
 @conform("stream_bridge", plugin="inprocess", virtual_time=True)

@@ -143,8 +143,11 @@ def _trace(error: BaseException) -> str:
 
 
 #: Files whose lines say nothing about the backend or the check.
-_MACHINERY: Final = ("/hypothesis/", "/asyncio/", "/contextlib.py") + tuple(
-    f"/deerflow_conformance/{name}.py" for name in ("bench", "isolation", "runs", "checks", "replicas")
+_OWN: Final = ("bench", "isolation", "runs", "checks", "replicas", "wire")
+#: Files whose lines say nothing about the backend or the check.
+_MACHINERY: Final = (
+    *("/hypothesis/", "/asyncio/", "/contextlib.py"),
+    *(f"/deerflow_conformance/{name}.py" for name in _OWN),
 )
 
 

@@ -25,7 +25,7 @@ class Deadlock(Exception):
     """Every task waits for another one, and no timer is set: in real time this would hang for ever."""
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # the platform's own class
+class _Selector(selectors.DefaultSelector):
     """Never waits: moves its loop's time by what it was asked to wait."""
 
     now_seconds = START_SECONDS

@@ -1,0 +1,32 @@
+"""What an author's function opens its capability on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deerflow_backends.clocks import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One place for data: the same space is the same data, another space none of it.
+
+    Attributes:
+        name: Unique, ``[a-z][a-z0-9_]*``: fit for a namespace, a schema, a database or a key prefix.
+        options: The capability's options to open with.
+        folder: A folder of this run for backends that keep files, the same for all of its spaces; removed afterwards.
+        clock: Microseconds since 1970, for backends that take a clock; virtual where the run's time is.
+        timeout_seconds: How long a call may wait for its server.
+    """
+
+    name: str
+    options: Any
+    folder: Path
+    clock: Clock
+    timeout_seconds: float = 5.0
+
+    def via(self, url: str) -> str:
+        """Return the address to connect to in place of *url*: at the present levels *url* itself."""
+        return url
