@@ -13,6 +13,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+# Tests never assert a time: a slow machine is no failure.
+settings.register_profile("deerflow", deadline=None)
+settings.load_profile("deerflow")
 
 CORE = "deerflow-backends>=1.0,<2"
 
