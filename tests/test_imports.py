@@ -106,20 +106,23 @@ def managing(folder: Path) -> list[str]:
     return faults
 
 
-def unpublished(folder: Path, public: set[str]) -> list[str]:
-    """Return the imports of *folder* that reach past core's *public* names, whichever module they are taken from.
+#: Modules of core that any file of the kit may name: the contract itself speaks of what is in them. A capability has
+#: options, an embedded backend takes a clock, and a size is what the codec encodes.
+VOCABULARY = {"capabilities", "clocks", "codec"}
+#: Files of the kit that may name any part of core: one opens a plugin by its hooks, one gives core's own backends a
+#: clock and a scheduler, and a mutant is a deliberate fault inside such a backend.
+INSIDERS = {"plugin_opening.py", "reference.py", "mutants"}
 
-    Free are two modules whose content the contract itself speaks of: ``codec`` (a size is what it encodes) and
-    ``clocks`` (embedded backends take one). Free are ``reference.py``, which gives core's own backends a clock and a
-    scheduler, and ``mutants``: a mutant is a deliberate fault inside such a backend, so it must name its parts.
-    """
+
+def unpublished(folder: Path, public: set[str]) -> list[str]:
+    """Return the imports of *folder* that reach past core's *public* names, whichever module they are taken from."""
     return [
         place
         for path, place, name in imported(folder)
         if name.startswith("deerflow_backends.")
         and name.split(".")[-1] not in public
-        and name.split(".")[1] not in {"clocks", "codec"}
-        and not {"mutants", "reference.py"} & set(path.parts)
+        and name.split(".")[1] not in VOCABULARY
+        and not INSIDERS & set(path.parts)
     ]
 
 
