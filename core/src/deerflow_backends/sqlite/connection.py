@@ -16,6 +16,9 @@ from deerflow_backends.sqlite.database import FIRST_LOOK, Database, Synchronous,
 from deerflow_backends.sqlite.layout import KIND_OF, Kind
 from deerflow_backends.sqlite.migrating import migrate as take_steps
 
+#: Free pages up to this many are kept for what will be written next, and so many are given back at a time.
+SPARE_PAGES: Final = 1_000
+
 logger = logging.getLogger("deerflow_backends")
 
 #: Removes some of what has expired, in a write transaction; True if there is more.
@@ -111,7 +114,10 @@ class Connection:
         while True:
             await asyncio.sleep(self._sweep_seconds)
             try:
-                while await database.write(sweep, timeout_seconds=self.timeout_seconds):
+                while await database.write(
+                    lambda connection: sweep(connection) | _give_back(connection),
+                    timeout_seconds=self.timeout_seconds,
+                ):
                     pass
             except BackendsError as error:
                 logger.warning("sqlite_sweep_failed", extra={"file": str(database.path), "reason": str(error)})
@@ -125,12 +131,17 @@ class Connection:
         return self._work_of_closed + sum(file.database.work for file in self._files.values())
 
 
+def _give_back(connection: sqlite3.Connection) -> bool:
+    """Give some free pages back to the file system, if there are many; True if there are more."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if free > SPARE_PAGES:
+        connection.execute(f"PRAGMA incremental_vacuum({SPARE_PAGES})").fetchall()
+    return bool(free > 2 * SPARE_PAGES)
+
+
 async def ping(database: Database, timeout_seconds: float) -> None:
     """Return if the file can be read, else raise `BackendUnavailable`."""
     await database.read(lambda connection: connection.execute(FIRST_LOOK).fetchall(), timeout_seconds=timeout_seconds)
-
-
-DEFAULT_SWEEP_SECONDS: Final = 60.0
 
 
 @asynccontextmanager
@@ -142,7 +153,7 @@ async def connect(
     synchronous: Synchronous = "FULL",
     timeout_seconds: float = 5.0,
     publish_timeout_seconds: float = 60.0,
-    sweep_seconds: float = DEFAULT_SWEEP_SECONDS,
+    sweep_seconds: float = 60.0,
     clock: Clock = wall_clock,
     migrate: bool = True,
     count_work: bool = False,
@@ -153,7 +164,7 @@ async def connect(
         name: The connection's name in the configuration; several may use one folder.
         path: The folder; made if its parent exists.
         namespace: Begins the files' names; two namespaces share nothing.
-        synchronous: What an acknowledged write survives (`SqliteSettings`).
+        synchronous: What an acknowledged write survives (`settings.Settings`).
         timeout_seconds: How long a call waits, for other processes' locks too.
         publish_timeout_seconds: The same for publishing.
         sweep_seconds: How often what has expired is freed.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from deerflow_backends.errors import BackendsError, BackendUnavailable, ConfigError, Corrupt
+from deerflow_backends.errors import BackendsError, BackendUnavailable, ConfigError, Conflict, Corrupt
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _PASSING: Final = {
@@ -55,3 +56,18 @@ def missing_schema(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} lacks tables; run 'deerflow-backends migrate' or set the connection's 'migrate' to 'auto'"
     )
+
+
+def count_until_conflict(restored: Iterable[bool]) -> tuple[int, Conflict | None]:
+    """Restore records one by one, up to the first that meets another one; those before it shall be committed.
+
+    Returns:
+        How many were new, and that one's error.
+    """
+    count = 0
+    try:
+        for new in restored:
+            count += new
+    except Conflict as error:
+        return count, error
+    return count, None

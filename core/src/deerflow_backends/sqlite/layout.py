@@ -24,6 +24,9 @@ _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
 #: The table that names the steps done, in every file of ours.
 STEPS_TABLE: Final = "steps"
 
+#: The table that never holds anything but one row.
+ONE_ROW_TABLE: Final = "marks"
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -63,7 +66,7 @@ STEPS_OF: Final = {
 
 #: A capability's tables.
 TABLES_OF: Final = {
-    "stream_bridge": ("marks", "heads", "events", "discarded"),
+    "stream_bridge": (ONE_ROW_TABLE, "heads", "events", "discarded"),
     "memory": ("memory_users", "memory_bodies", "memory_facts"),
     "thread_index": ("threads",),
     "counters": ("counter_totals", "counter_buckets", "counter_tokens"),

@@ -8,7 +8,7 @@ from typing import Literal
 from deerflow_backends.settings import ConnectionSettings, Seconds
 
 
-class SqliteSettings(ConnectionSettings):
+class Settings(ConnectionSettings):
     """The folder and how it is used; besides what every connection has.
 
     Attributes:

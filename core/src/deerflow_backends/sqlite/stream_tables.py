@@ -21,9 +21,6 @@ from deerflow_backends.streams import StreamOptions, StreamStatus
 #: How many rows one portion of a sweep removes at most.
 SWEEP_ROWS: Final = 250
 
-#: Free pages above this many are given back to the file system, so many in one portion of a sweep.
-SPARE_PAGES: Final = 1_000
-
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -185,10 +182,7 @@ class StreamTables:
             self._find(connection, run_id, now)
         events = connection.execute(DELETE_DISCARDED_EVENTS, {"limit": SWEEP_ROWS}).rowcount
         connection.execute(FORGET_DISCARDED)
-        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        if free > SPARE_PAGES:
-            connection.execute(f"PRAGMA incremental_vacuum({SPARE_PAGES})").fetchall()
-        return len(due) == SWEEP_ROWS or events == SWEEP_ROWS or free > 2 * SPARE_PAGES
+        return SWEEP_ROWS in {len(due), events}
 
     def _look(self, connection: sqlite3.Connection, run_id: str, now: int) -> _Stream | None:
         """The stream or trace as of *now*, writing nothing."""
