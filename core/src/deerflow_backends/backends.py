@@ -31,25 +31,21 @@ class PlannedConnection:
         plugin: Its backend, loaded.
         settings: Validated; None if the backend takes none.
         choices: The capabilities that go over it.
-        secrets: What no message may show.
     """
 
     name: str
     plugin: Plugin
     settings: ConnectionSettings | None
     choices: tuple[Choice, ...]
-    secrets: frozenset[str] = field(repr=False)
 
     async def migrate(self, *, apply: bool) -> list[str]:
         """Take the schema steps that its capabilities need, or name the due ones."""
-        with self.plugin.blamed("deerflow_migrate", self.secrets):
-            capabilities = [choice.capability for choice in self.choices]
-            return await self.plugin.migrate(self.settings, capabilities, apply=apply)
+        capabilities = [choice.capability for choice in self.choices]
+        return await self.plugin.migrate(self.settings, capabilities, apply=apply)
 
     def connect(self) -> AbstractAsyncContextManager[Any]:
         """Return what opens it."""
-        with self.plugin.blamed("deerflow_connect", self.secrets):
-            return self.plugin.connect(self.name, self.settings)
+        return self.plugin.connect(self.name, self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +140,9 @@ class _Planning:
             return None
         place = ("connections", name)
         values = block.values if block else {}
-        secrets = secrets_in(values)
-        settings: ConnectionSettings | None = None
+        plugin = plugin.keeping(secrets_in(values))
         try:
-            with plugin.blamed("the model of deerflow_settings", secrets):
+            with plugin.blamed("the model of deerflow_settings"):
                 model = plugin.settings_model()
                 found = connection_settings(model, values, place) if model else None
         except PluginError as error:
@@ -157,10 +152,9 @@ class _Planning:
             for wrong, problem in found:
                 self._note(wrong, problem)
             return None
-        settings = found
         if model is None and values:
             self._note(place, f"the backend {plugin.name!r} takes no settings; remove {', '.join(sorted(values))}")
-        return PlannedConnection(name, plugin, settings, tuple(choices), secrets)
+        return PlannedConnection(name, plugin, found, tuple(choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +195,7 @@ class Backends:
         """Return what an operator should know about each open connection, by its name."""
         found = {}
         for name, (planned, live) in self._connections.items():
-            with planned.plugin.blamed("deerflow_check", planned.secrets):
-                found[name] = await planned.plugin.check(live)
+            found[name] = await planned.plugin.check(live)
         return found
 
 
@@ -255,8 +248,7 @@ async def _open(planned: Plan, stack: _Stack) -> Backends:
     choices = planned.configuration.choices
     for capability, choice in choices.items():
         connection, live = connections[choice.connection]
-        with connection.plugin.blamed(f"deerflow_{capability}", connection.secrets):
-            context = connection.plugin.open(capability, live, choice.options)
+        context = connection.plugin.open(capability, live, choice.options)
         opened[capability] = await stack.enter(capability, connection, context)
         if opened[capability] is None:
             raise PluginError(f"{connection.plugin.label}: entering what deerflow_{capability} returned gave None")
@@ -273,7 +265,7 @@ class _Stack:
         self._open: list[tuple[str, PlannedConnection, AbstractAsyncContextManager[Any]]] = []
 
     async def enter(self, what: str, connection: PlannedConnection, context: AbstractAsyncContextManager[Any]) -> Any:
-        with connection.plugin.blamed(f"opening {what}", connection.secrets):
+        with connection.plugin.blamed(f"opening {what}"):
             opened = await context.__aenter__()
         self._open.append((what, connection, context))
         return opened
@@ -285,7 +277,7 @@ class _Stack:
         while self._open:
             what, connection, context = self._open.pop()
             try:
-                with connection.plugin.blamed(f"closing {what}", connection.secrets):
+                with connection.plugin.blamed(f"closing {what}"):
                     await self._leave(what, context, error, deadline)
             except BaseException as late:
                 failures.append(late)

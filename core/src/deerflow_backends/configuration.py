@@ -195,7 +195,7 @@ class _Reading:
                     place,
                     unknown(f"there is no connection {connection!r}", connection, connections, these="configured"),
                 )
-            return backend or DEFAULT_BACKEND, connection
+            return DEFAULT_BACKEND if backend is None else backend, connection
         theirs = connections[connection].backend
         if theirs != backend:
             chosen = _origin(self.layers, (capability, "backend"))

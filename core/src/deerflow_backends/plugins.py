@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import Awaitable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -68,6 +68,7 @@ class Plugin:
     version: str
     capabilities: tuple[str, ...]
     _manager: pluggy.PluginManager
+    _secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def settings_model(self) -> type[ConnectionSettings] | None:
         """Return the model of its connections' settings, or None if it takes none.
@@ -117,13 +118,16 @@ class Plugin:
         """
         return await self._list("deerflow_check", connection=connection)
 
+    def keeping(self, secrets: frozenset[str]) -> Plugin:
+        """Return the same plugin, with none of *secrets* in what is told about its defects."""
+        return replace(self, _secrets=secrets)
+
     @contextmanager
-    def blamed(self, doing: str, secrets: Collection[str] = ()) -> Iterator[None]:
+    def blamed(self, doing: str) -> Iterator[None]:
         """Report any exception in the block that is none of ours as this plugin's defect.
 
         Args:
             doing: What the plugin was asked, such as ``deerflow_connect``.
-            secrets: What the report must not show.
 
         Raises:
             PluginError: In place of that exception.
@@ -136,7 +140,7 @@ class Plugin:
             problem = f"{doing} raised {_summary(error)}"
         else:
             return
-        raise PluginError(f"{self.label}: {scrub(problem, secrets)}")
+        raise PluginError(f"{self.label}: {scrub(problem, self._secrets)}") from None
 
     @property
     def label(self) -> str:
@@ -161,7 +165,8 @@ class Plugin:
             return []
         found = self._call(hook, **arguments)
         if isinstance(found, Awaitable):
-            found = await found
+            with self.blamed(hook):
+                found = await found
         if not isinstance(found, list):
             raise self._wrong(hook, found, "an awaitable list")
         return found

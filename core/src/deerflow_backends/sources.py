@@ -59,8 +59,10 @@ class Layer:
 
     def origin(self, place: Place) -> str:
         """Return what to call the source of *place*."""
-        known = (place[:length] for length in range(len(place), -1, -1) if place[:length] in self.origins)
-        return next((self.origins[found] for found in known), "")
+        for length in range(len(place), -1, -1):
+            if place[:length] in self.origins:
+                return self.origins[place[:length]]
+        return next((origin for known, origin in self.origins.items() if known[: len(place)] == place), "")
 
     def refuse(self, place: Place, problem: str) -> None:
         """Note a mistake."""
@@ -116,7 +118,7 @@ def from_environment(environment: Mapping[str, str]) -> Layer:
         if not name.startswith(PREFIX) or name == FILE_VARIABLE:
             continue
         place = tuple(name.removeprefix(PREFIX).lower().split("__"))
-        layer.origins[place] = variable
+        layer.origins.setdefault(place, variable)
         if place[0] not in TOP_LEVEL or not all(place):
             if not _KUBERNETES.fullmatch(name.removeprefix(PREFIX)):
                 problem = unknown("unknown variable", name, _known_variables())
@@ -167,11 +169,14 @@ def _insert(layer: Layer, raw: dict[str, Any], place: Place, value: Any, variabl
     for key in place[:-1]:
         inner = at.setdefault(key, {})
         if not isinstance(inner, dict):
-            layer.refuse(place, f"is below {'.'.join(place[: place.index(key) + 1])}, which another variable sets")
+            above = place[: place.index(key) + 1]
+            problem = f"is below {'.'.join(above)}, which {layer.origin(above)} sets; keep one"
+            layer.mistakes.append(Mistake(".".join(place), variable, problem))
             return
         at = inner
     if value != {} and place[-1] in at:
-        layer.refuse(place, "is set by two variables; keep one")
+        problem = f"is set by {layer.origin(place)} too; keep one"
+        layer.mistakes.append(Mistake(".".join(place), variable, problem))
     elif value == {}:
         at.setdefault(place[-1], value)
     else:
