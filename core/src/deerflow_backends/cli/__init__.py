@@ -19,8 +19,9 @@ def main() -> int:
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> int:
     """Say in one line which extra to install, and return the exit code 2; a missing module of our own is raised."""
-    if error.name is None or error.name.partition(".")[0] == "deerflow_backends":
+    library = (error.name or "").partition(".")[0]
+    if library in {"", "deerflow_backends"}:
         raise error
     remedy = f'pip install "deerflow-backends[{extra}]"'
-    print(f"error: {error.name} is not installed, which this command needs: {remedy}", file=sys.stderr)  # noqa: T201
+    print(f"error: {library} is not installed, which this command needs: {remedy}", file=sys.stderr)  # noqa: T201
     return 2

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from deerflow_backends.capabilities import CAPABILITIES
+from deerflow_backends.cli import missing_extra
 from deerflow_backends.cli.check import check
+from deerflow_backends.cli.demo import require_libraries
 from deerflow_backends.cli.installed import list_installed
 from deerflow_backends.cli.migrate import migrate
 from deerflow_backends.cli.output import print_errors
@@ -54,7 +56,7 @@ def parse_settings(backend: str | None, pairs: Sequence[str] | None) -> dict[str
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set takes key=value, such as --set namespace=trial, not {key!r}")
+            raise UsageError("--set takes key=value, such as --set namespace=trial")  # what it got may be a secret
         if key in settings:
             raise UsageError(f"--set {key} is given twice; give it once")
         settings[key] = value
@@ -146,11 +148,11 @@ def demo(
     """Kill a replica under ten readers, and see that nothing is lost."""
     parsed = parse_settings(backend, settings)
     try:
-        from deerflow_backends.cli.demo.command import demonstrate  # noqa: PLC0415  # its libraries are an extra
+        require_libraries()
     except ModuleNotFoundError as error:
-        from deerflow_backends.cli import missing_extra  # noqa: PLC0415  # only needed here
-
         raise typer.Exit(missing_extra("demo", error)) from None
+    from deerflow_backends.cli.demo.command import demonstrate  # noqa: PLC0415  # not before its libraries are there
+
     raise typer.Exit(demonstrate(backend, parsed, keep=keep, as_json=as_json))
 
 
