@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from deerflow_backends.clocks import wall_clock
+from deerflow_backends.counters import CounterOptions, Counts
 from deerflow_backends.errors import BackendUnavailable, InvalidArgument, RevisionConflict
 from deerflow_backends.memories import PutFact
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, StreamGap, StreamOptions
@@ -23,6 +25,7 @@ from deerflow_conformance.spaces import Space
 AUTHOR = '''
 import os
 from deerflow_backends import inprocess
+from deerflow_backends.counters import CounterOptions, Counts
 from deerflow_backends.errors import BackendUnavailable
 from deerflow_conformance import conform
 
@@ -264,8 +267,6 @@ def test_a_plugin_is_opened_by_name(tmp_path: Path) -> None:
     process.ready()
 
     async def body() -> None:
-        from deerflow_backends.counters import CounterOptions, Counts
-
         async with process.open(space(tmp_path, options=CounterOptions())) as replica:
             await replica.record("model", calls=2)
             assert await replica.totals("model") == Counts(calls=2)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from deerflow_backends.errors import ConfigError, PluginError
-from deerflow_conformance import plugin_opening
 from deerflow_conformance.promises import CAPABILITIES, PROMISES, Capability
 from deerflow_conformance.results import BrokenUse, KnownFailure
 from deerflow_conformance.spaces import Space
@@ -169,6 +168,8 @@ class PluginConformance:
         Raises:
             BrokenUse: It is not installed or broken, or a setting is bad.
         """
+        from deerflow_conformance import plugin_opening  # noqa: PLC0415  # loads pydantic, which @conform does not need
+
         try:
             offered = plugin_opening.offered(self.plugin, self.connection)
         except (PluginError, ConfigError) as error:

@@ -1,0 +1,277 @@
+"""The bench: what checks stand on has to be firm itself."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import NotApplicable, Unkept, check, checks_of, expect, unkept
+from deerflow_conformance.promises import CAPABILITIES, HARNESS, PROMISES, promises_of
+from deerflow_conformance.reference import REFERENCE
+from deerflow_conformance.virtual_time import START_MICROSECONDS
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench(REFERENCE[0])
+    yield bench
+    bench.close()
+
+
+def bench_of(**changes: Any) -> Bench:
+    return Bench(replace(REFERENCE[0], **changes))
+
+
+def test_spaces_are_told_apart(bench: Bench) -> None:
+    """Each space has a name of its own, fit for a namespace, also in another run, and the options asked for."""
+    other = Bench(REFERENCE[0])
+    names = [one.space().name for one in (bench, bench, other)]
+    other.close()
+    assert len(set(names)) == 3
+    assert all(name.isascii() and name.replace("_", "").isalnum() and name[0].islower() for name in names)
+    assert bench.space(max_events=3).options.max_events == 3
+
+
+def test_the_folder_goes_with_the_bench() -> None:
+    """The folder for files is there during a run and gone afterwards."""
+    bench = Bench(REFERENCE[0])
+    folder = bench.space().folder
+    assert folder.is_dir()
+    bench.close()
+    assert not folder.exists()
+
+
+def test_two_openings_and_a_replica_share_a_space(bench: Bench) -> None:
+    """Instances on one space see the same data; within one process a replica is a second instance."""
+
+    async def body() -> None:
+        space = bench.space()
+        async with bench.open(space) as one, bench.open(space) as two, bench.replica(space) as three:
+            await one.publish("run", "event", 1)
+            assert (await two.status("run")).length == (await three.status("run")).length == 1
+            assert len({id(one), id(two), id(three)}) == 3
+
+    bench.run(body)
+
+
+def test_exploring_is_reproducible() -> None:
+    """The same seed draws the same programs, another one others; the budget scales how many."""
+
+    def drawn(seed: int, budget: float = 1.0) -> list[int]:
+        bench = Bench(REFERENCE[0], seed=seed, budget=budget)
+        programs: list[int] = []
+
+        async def body(program: int) -> None:
+            programs.append(program)
+
+        bench.explore(st.integers(0, 10**9), body)
+        bench.close()
+        return programs
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert len(drawn(1)) == 40
+    assert len(drawn(1, budget=0.25)) == 10
+    assert len(drawn(1, budget=0.001)) == 3
+
+
+def test_each_example_has_an_event_loop_of_its_own(bench: Bench) -> None:
+    """No example sees what another one left in the loop, and virtual time begins anew."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    times: set[float] = set()
+
+    async def body(program: int) -> None:
+        loops.append(asyncio.get_running_loop())
+        times.add(loops[-1].time())
+        await bench.sleep(100)
+
+    bench.explore(st.integers(), body)
+    assert len({id(loop) for loop in loops}) == len(loops) > 3
+    assert len(times) == 1
+
+
+def test_a_failing_program_is_shortened(bench: Bench) -> None:
+    """The failure that is raised is the shortest program's, and that program is kept."""
+
+    async def body(program: list[str]) -> None:
+        await bench.sleep(1)
+        expect("b" not in program, "no b", program)
+
+    with pytest.raises(Unkept) as failed:
+        bench.explore(st.lists(st.sampled_from("abc")), body)
+    assert failed.value.got == "['b']"
+    assert bench.program == "['b']"
+
+
+def test_a_failure_that_comes_and_goes_is_a_failure(bench: Bench) -> None:
+    """A backend that fails only sometimes fails, and the reader is told."""
+    calls: list[int] = []
+
+    async def body(program: int) -> None:
+        calls.append(program)
+        expect(len(calls) != 5, "luck", "none")
+
+    with pytest.raises(Unkept) as failed:
+        bench.explore(st.integers(), body)
+    assert "not deterministic" in failed.value.__notes__[0]
+    assert bench.program is not None
+
+
+def test_a_passing_run_leaves_no_program(bench: Bench) -> None:
+    """A program of an earlier failure is not shown with a later one."""
+
+    async def fail(program: int) -> None:
+        unkept("nothing", program)
+
+    async def body() -> None:
+        raise LookupError
+
+    with pytest.raises(Unkept):
+        bench.explore(st.integers(), fail)
+    with pytest.raises(LookupError):
+        bench.run(body)
+    assert bench.program is None
+
+
+def test_not_applicable_is_not_explored_further(bench: Bench) -> None:
+    """What does not apply says so once, without being taken for a failure."""
+    calls: list[int] = []
+
+    async def body(program: int) -> None:
+        calls.append(program)
+        bench.not_applicable("no such thing")
+
+    with pytest.raises(NotApplicable, match="no such thing"):
+        bench.explore(st.integers(), body)
+    assert len(calls) == 1
+
+
+def test_soon_has_a_deadline(bench: Bench) -> None:
+    """What comes in time is returned, what raises raises, and what does not come fails the check by name."""
+
+    async def answer(seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return 7
+
+    async def raises() -> None:
+        raise TimeoutError("the backend's own")
+
+    async def body() -> None:
+        assert await bench.soon(answer(14)) == 7
+        with pytest.raises(TimeoutError, match="own"):
+            await bench.soon(raises())
+        with pytest.raises(Unkept, match=r"answer within 15 s, got nothing"):
+            await bench.soon(answer(16))
+        with pytest.raises(Unkept, match=r"answer within 2 s"):
+            await bench.soon(answer(3), seconds=2)
+
+    bench.run(body)
+
+
+def test_the_clock_is_virtual_with_the_time(bench: Bench) -> None:
+    """A space's clock goes with virtual time where that is asked for, and is the host's clock elsewhere."""
+
+    async def body() -> None:
+        clock = bench.space().clock
+        before = clock()
+        await bench.sleep(12)
+        assert clock() - before == 12_000_000
+        assert before > START_MICROSECONDS
+
+    bench.run(body)
+    real = bench_of(virtual_time=False)
+    assert real.space().clock() != START_MICROSECONDS
+    assert (real.virtual, bench.virtual) == (False, True)
+    real.close()
+
+
+def _work_of(bench: Bench, call: Callable[[], Any]) -> int:
+    measured: list[int] = []
+
+    async def body() -> None:
+        before = bench.work()
+        call()
+        measured.append(bench.work() - before)
+
+    bench.run(body)
+    return measured[0]
+
+
+def test_work_counts_lines(bench: Bench) -> None:
+    """Twice the loop is about twice the work, though nothing is called; the same work counts the same."""
+
+    def loop(rounds: int) -> Callable[[], int]:
+        return lambda: sum(1 for _ in range(rounds))
+
+    few, many = _work_of(bench, loop(100)), _work_of(bench, loop(10_000))
+    assert many > 50 * few > 0
+    assert _work_of(bench, loop(100)) == few
+
+
+def test_work_is_the_authors_count_where_there_is_one() -> None:
+    """The backend's own count of statements is taken instead."""
+    statements = [5]
+    bench = bench_of(work=lambda: statements[0])
+    assert _work_of(bench, lambda: statements.append(statements.pop() + 3)) == 3
+    bench.close()
+
+
+def test_owned_is_the_authors_count_or_none(bench: Bench) -> None:
+    """The author's count is taken, awaited or not; without one there is None."""
+
+    async def owned(space: Any) -> int:
+        return 4
+
+    counting, plain = bench_of(owned=owned), bench_of(owned=lambda space: 3)
+
+    async def body() -> None:
+        assert await bench.owned(bench.space()) is None
+        assert await counting.owned(bench.space()) == 4
+        assert await plain.owned(bench.space()) == 3
+
+    bench.run(body)
+    counting.close()
+    plain.close()
+
+
+def test_checks_register_by_number_with_a_docstring() -> None:
+    """A check names an existing promise and says what it tests, under a name of its own."""
+    with pytest.raises(ValueError, match="no promise 'S17'"):
+        check("S17")
+
+    def undocumented(bench: Bench) -> None: ...
+
+    with pytest.raises(ValueError, match="docstring"):
+        check("S1")(undocumented)
+    taken = checks_of("S1")[0]
+    with pytest.raises(ValueError, match="already"):
+        check("S1")(taken.function)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_promise_of_a_tested_level_has_a_check(capability: Any) -> None:
+    """No promise that this kit claims to test is without a test; what is above its levels has none."""
+    tested = {promise.number for promise in promises_of(capability, "L1")}
+    assert [number for number in tested if not checks_of(number)] == []
+    others = [number for number, promise in PROMISES.items() if capability in promise.capabilities]
+    assert [number for number in others if number not in tested and checks_of(number)] == []
+
+
+def test_promises_are_numbered_without_holes() -> None:
+    """The numbers are those of contract 1.0, each with a sentence, building on promises of the same capability."""
+    wanted = [
+        f"{letter}{n}" for letter, most in zip("GSMTC", (13, 16, 12, 11, 7), strict=True) for n in range(1, most + 1)
+    ]
+    assert list(PROMISES) == wanted
+    for capability in CAPABILITIES:
+        order = [promise.number for promise in promises_of(capability)]
+        for promise in promises_of(capability):
+            assert promise.sentence.endswith(".")
+            needed = promise.needed_for(capability)
+            assert all(order.index(one) < order.index(promise.number) for one in needed)
+    assert HARNESS.number not in PROMISES
+    assert [promise.number for promise in PROMISES.values() if not promise.counted] == ["M10"]
+    assert {n for n, promise in PROMISES.items() if promise.level != "L1"} == {"G5", "G7", "G12", "S16"}

@@ -1,0 +1,336 @@
+"""The engine: every state that a promise can be in, and what a failure says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from deerflow_conformance import runs
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import Check, expect
+from deerflow_conformance.promises import promises_of
+from deerflow_conformance.reference import REFERENCE
+from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
+from deerflow_conformance.runs import KitDefect, Run
+
+Checks = dict[str, list[Callable[[Bench], None]]]
+KNOWN = KnownFailure("gaps are late", "https://example.org/1", "2026-11-01")
+
+
+def passes(bench: Bench) -> None:
+    """It holds."""
+
+
+def fails(bench: Bench) -> None:
+    """It does not hold."""
+    expect(False, "one", 2)
+
+
+def crashes(bench: Bench) -> None:
+    """It raises."""
+
+    async def body() -> None:
+        raise LookupError("no such thing")
+
+    bench.run(body)
+
+
+def leaves(bench: Bench) -> None:
+    """It leaves a task."""
+    tasks = []
+
+    async def body() -> None:
+        tasks.append(asyncio.create_task(asyncio.sleep(3_600)))
+
+    bench.run(body)
+
+
+def hangs(bench: Bench) -> None:
+    """It never ends."""
+
+    async def body() -> None:
+        await asyncio.Event().wait()
+
+    bench.run(body)
+
+
+def exempts(bench: Bench) -> None:
+    """It does not apply."""
+    bench.not_applicable("no files here")
+
+
+@pytest.fixture
+def run_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
+    """Return a function that makes a run of the in-process bridge with the given checks in place of the kit's."""
+    started: list[Run] = []
+
+    def make(checks: Checks, **changes: Any) -> Run:
+        monkeypatch.setattr(
+            runs,
+            "checks_of",
+            lambda number: [
+                Check(number, function.__name__, str(function.__doc__), function) for function in checks.get(number, [])
+            ],
+        )
+        started.append(Run(replace(REFERENCE[0], **changes)))
+        return started[-1]
+
+    yield make
+    for run in started:
+        run.close()
+
+
+def test_a_check_that_holds_passes(run_with: Callable[..., Run]) -> None:
+    """A promise is passed when all its checks hold."""
+    result = run_with({"S1": [passes, passes]}).judge("S1")
+    assert result == Result("S1", "stream_bridge", State.PASSED)
+
+
+@pytest.mark.parametrize(
+    ("check", "kind", "message"),
+    [
+        (fails, Kind.UNKEPT, "wanted one, got 2"),
+        (crashes, Kind.ERROR, "LookupError: no such thing"),
+        (leaves, Kind.LEFTOVER, "left running"),
+        (hangs, Kind.HANG, "no end within 600 s"),
+    ],
+)
+def test_a_check_that_does_not_hold_fails(
+    run_with: Callable[..., Run], check: Callable[[Bench], None], kind: Kind, message: str
+) -> None:
+    """A promise fails with the first check that does not hold, and says how."""
+    result = run_with({"S1": [passes, check, passes]}).judge("S1")
+    assert result.state is State.FAILED
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.check) == (kind, check.__name__)
+    assert message in result.failure.message
+
+
+def test_a_generated_failure_shows_the_shortest_program(run_with: Callable[..., Run]) -> None:
+    """What Hypothesis found is shown, shortened, and nothing of what Hypothesis is made of."""
+
+    def too_long(bench: Bench) -> None:
+        """No list is long."""
+
+        async def body(program: list[int]) -> None:
+            expect(len(program) < 3, "a short list", program)
+
+        bench.explore(st.lists(st.integers(0, 9), max_size=20), body)
+
+    failure = run_with({"S1": [too_long]}).judge("S1").failure
+    assert failure is not None
+    assert failure.program == "[0, 0, 0]"
+    assert "test_runs.py" in failure.trace
+    assert "hypothesis" not in failure.trace
+
+
+def test_what_does_not_apply_says_why(run_with: Callable[..., Run]) -> None:
+    """All checks exempt: not applicable. Some: passed, with the reason kept."""
+    run = run_with({"S1": [exempts, exempts], "S2": [exempts, passes]})
+    whole, part = run.judge("S1"), run.judge("S2")
+    assert (whole.state, whole.reason) == (State.NOT_APPLICABLE, "no files here; no files here")
+    assert (part.state, part.reason) == (State.PASSED, "no files here")
+
+
+def test_dependents_of_a_failure_could_not_run(run_with: Callable[..., Run]) -> None:
+    """What builds on a failed promise could not run, over several steps, and says on what; the rest runs."""
+    run = run_with({number: [fails if number == "S1" else passes] for number in ("S1", "S8", "S9", "S13", "G1", "G9")})
+    states = {number: run.judge(number).state for number in ("S1", "S8", "S9", "S13", "G1", "G9")}
+    assert states == {
+        "S1": State.FAILED,
+        "S8": State.COULD_NOT_RUN,
+        "S9": State.PASSED,
+        "S13": State.COULD_NOT_RUN,
+        "G1": State.COULD_NOT_RUN,
+        "G9": State.PASSED,
+    }
+    assert run.results["S8"].reason == "it builds on S1, which failed"
+
+
+def test_a_dependent_alone_does_run(run_with: Callable[..., Run]) -> None:
+    """A promise that is asked for alone is judged alone."""
+    assert run_with({"S1": [fails], "S8": [passes]}).judge("S8").state is State.PASSED
+
+
+def test_a_known_failure_shows_as_such(run_with: Callable[..., Run]) -> None:
+    """A declared failure that fails is a known failure with reason, link and date; it does not stop dependents."""
+    run = run_with({"S1": [fails], "S8": [passes]}, known_failures={"S1": KNOWN})
+    result = run.judge("S1")
+    assert (result.state, result.reason) == (
+        State.KNOWN_FAILURE,
+        "gaps are late (https://example.org/1, 2026-11-01)",
+    )
+    assert run.judge("S8").state is State.PASSED
+
+
+def test_a_known_failure_that_passes_fails(run_with: Callable[..., Run]) -> None:
+    """What is declared as failing and passes is a failure, until the declaration is taken out."""
+    result = run_with({"S1": [passes]}, known_failures={"S1": KNOWN}).judge("S1")
+    assert result.state is State.FAILED
+    assert result.failure is not None
+    assert result.failure.kind is Kind.FIXED
+
+
+def test_a_promise_without_check_is_a_defect(run_with: Callable[..., Run]) -> None:
+    """A promise that nothing tests is never passed."""
+    with pytest.raises(KitDefect, match="S1 has no check"):
+        run_with({}).judge("S1")
+
+
+async def opens_nothing(space: Any) -> AsyncIterator[Any]:
+    if space is None:
+        yield
+
+
+async def opens_something_else(space: Any) -> AsyncIterator[Any]:
+    yield object()
+
+
+async def forgets(space: Any) -> AsyncIterator[Any]:
+    async with REFERENCE[0].open(replace(space, name=f"{space.name}_{id(object())}_{len(opened)}")) as bridge:
+        opened.append(bridge)
+        yield bridge
+
+
+async def mixes_up(space: Any) -> AsyncIterator[Any]:
+    async with REFERENCE[0].open(replace(space, name="always_the_same")) as bridge:
+        yield bridge
+
+
+async def leaves_a_task(space: Any) -> AsyncIterator[Any]:
+    async with REFERENCE[0].open(space) as bridge:
+        opened.append(asyncio.create_task(asyncio.sleep(3_600)))
+        yield bridge
+
+
+async def cannot_open(space: Any) -> AsyncIterator[Any]:
+    if space is not None:
+        raise ConnectionRefusedError("nobody listens")
+    yield
+
+
+opened: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (opens_nothing, "didn't yield"),
+        (opens_something_else, "wanted a StreamBridge"),
+        (forgets, "wanted a second instance on the same space to see"),
+        (mixes_up, "wanted another space to be empty"),
+        (leaves_a_task, "left running"),
+        (cannot_open, "nobody listens"),
+    ],
+)
+def test_a_broken_function_is_told_before_anything_else(
+    run_with: Callable[..., Run], function: Any, message: str
+) -> None:
+    """A function that does not do what the kit needs fails L0, and every promise could not run."""
+    run = run_with({"S1": [passes]}, function=function)
+    assert run.judge("S1") == Result("S1", "stream_bridge", State.COULD_NOT_RUN, "the harness check L0 failed")
+    failure = run.results["L0"].failure
+    assert failure is not None
+    assert message in failure.message
+    verdict = Verdict("stream_bridge", "L1", tuple(run.results.values()))
+    assert verdict.exit is Exit.BROKEN
+
+
+def test_start_and_stop_frame_a_run(run_with: Callable[..., Run]) -> None:
+    """The author's start runs before anything and stop after everything, awaited if they are coroutines."""
+    calls: list[str] = []
+
+    async def start() -> None:
+        await asyncio.sleep(0)
+        calls.append("start")
+
+    run = run_with({"S1": [passes]}, start=start, stop=lambda: calls.append("stop"))
+    run.start()
+    assert calls == ["start"]
+    run.judge("S1")
+    run.close()
+    assert calls == ["start", "stop"]
+
+
+def test_a_start_that_fails_is_told(run_with: Callable[..., Run]) -> None:
+    """A server that does not start is broken use, and what had started is stopped."""
+    calls: list[str] = []
+
+    def start() -> None:
+        raise OSError("no docker")
+
+    run = run_with({}, start=start, stop=lambda: calls.append("stop"))
+    with pytest.raises(BrokenUse, match="no docker"):
+        run.start()
+    run.close()
+    assert calls == ["stop"]
+
+
+def _verdict(**states: State) -> Verdict:
+    numbers = [promise.number for promise in promises_of("counters", "L1")]
+    results = [Result(one, "counters", states.get(one, State.PASSED)) for one in numbers if one != states.get("less")]
+    return Verdict("counters", "L1", tuple(results))
+
+
+def test_verdicts_count_and_name() -> None:
+    """The line counts what passed of what applies, and names everything else."""
+    count = len(promises_of("counters", "L1"))
+    line = _verdict().line()
+    assert line == f"counters/1.0 L1 · {count}/{count} passed (not at this level: G5, G7, G12)"
+    line = _verdict(C2=State.FAILED, G11=State.NOT_APPLICABLE, C6=State.COULD_NOT_RUN, C7=State.KNOWN_FAILURE).line()
+    assert line == (
+        f"counters/1.0 L1 · {count - 4}/{count - 1} passed (failed: C2; known failure: C7; could not run: C6; "
+        "not applicable: G11; not at this level: G5, G7, G12)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"),
+    [
+        (_verdict(), Exit.CONFORMANT),
+        (_verdict(G11=State.NOT_APPLICABLE), Exit.CONFORMANT),
+        (_verdict(C2=State.FAILED), Exit.NOT_CONFORMANT),
+        (_verdict(C2=State.KNOWN_FAILURE), Exit.NOT_CONFORMANT),
+        (_verdict(C2=State.FAILED, C3=State.COULD_NOT_RUN), Exit.NOT_CONFORMANT),
+        (_verdict(C3=State.COULD_NOT_RUN), Exit.INCOMPLETE),
+        (Verdict("counters", "L1", _verdict().results[1:]), Exit.INCOMPLETE),
+        (Verdict("counters", "L1", ()), Exit.INCOMPLETE),
+        (Verdict("counters", "L0", ()), Exit.INCOMPLETE),
+    ],
+)
+def test_exit_codes(verdict: Verdict, code: Exit) -> None:
+    """Only a complete run without any failure is conformant; nothing at all is incomplete."""
+    assert verdict.exit is code
+    assert exit_of([_verdict(), verdict]) is code
+    assert exit_of([]) is Exit.INCOMPLETE
+
+
+def test_results_travel() -> None:
+    """A result survives being sent as plain values."""
+    failure = Failure(Kind.HANG, "check", "A check.", "message", "program", "trace")
+    result = Result("S1", "stream_bridge", State.FAILED, "", failure)
+    assert Result.from_json(result.as_json()) == result
+    assert all(type(value) is str for value in result.as_json()["failure"].values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (" ", "https://example.org/1", "2026-11-01"),
+        ("late", "issue 1", "2026-11-01"),
+        ("late", "https://example.org/1", "yesterday"),
+    ],
+)
+def test_a_known_failure_says_what_where_and_since_when(arguments: tuple[str, str, str]) -> None:
+    """Reason, link and date are all needed."""
+    with pytest.raises(ValueError, match=r"reason|link|date|Invalid"):
+        KnownFailure(*arguments)
+
+
+def test_the_reference_names_every_capability() -> None:
+    """The in-process reference is there for all four capabilities, in virtual time."""
+    assert all(one.virtual_time for one in REFERENCE)
+    assert [one.capability for one in REFERENCE] == ["stream_bridge", "memory", "thread_index", "counters"]
