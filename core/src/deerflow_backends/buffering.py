@@ -61,10 +61,14 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Batch:
-    """Entries on their way; nothing is added to them, so sending them again under `token` is the same call."""
+    """Entries on their way; nothing is added to them, so sending them again under `token` is the same call.
+
+    `maybe_counted` says that a try came to an end of which nobody knows.
+    """
 
     entries: list[_Entry]
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    maybe_counted: bool = False
 
 
 class BufferedCounters:
@@ -279,6 +283,10 @@ class BufferedCounters:
         except BackendUnavailable as error:
             self._failures += 1
             self._failure = error
+            batch.maybe_counted |= error.maybe_written
+            raise
+        except BaseException:  # cancelled, above all
+            batch.maybe_counted = True
             raise
         self._failure = None
         self._batch = None
@@ -306,12 +314,25 @@ class BufferedCounters:
                     _log.info("counters.flush_recovered", extra={"refused": self.refused})
                 failing = False
 
-    def _held(self) -> tuple[int, int]:
-        """How many calls, of how many models, are recorded here but not known to be counted at the backend."""
+    async def _close(self) -> None:
+        """Send the rest; on failure tell how much is lost."""
+        try:
+            await self._flush()
+        except BaseException as error:
+            lost = f"{self._held()} are lost"
+            if not isinstance(error, BackendUnavailable):
+                error.add_note(f"The last counts could not be flushed: {lost}.")
+                raise
+            maybe_counted = self._batch is not None and self._batch.maybe_counted
+            message = f"the last counts could not be flushed, {lost}: {error}"
+            raise BackendUnavailable(message, maybe_written=maybe_counted) from error
+
+    def _held(self) -> str:
+        """Say what is recorded here but not known to be counted at the backend."""
         entries = [entry for _, slot in self._closed for entry in slot]
         entries += self._slot.values()
         entries += self._batch.entries if self._batch else ()
-        return sum(entry.calls for entry in entries), len({entry.model_name for entry in entries})
+        return f"{sum(entry.calls for entry in entries)} calls of {len({entry.model_name for entry in entries})} models"
 
 
 def _token_refused() -> InvalidArgument:
@@ -343,17 +364,4 @@ async def buffered(
         binding.close()
         flushing.cancel()
         await asyncio.wait([flushing])
-        await _flush_the_rest(buffer)
-
-
-async def _flush_the_rest(buffer: BufferedCounters) -> None:
-    try:
-        await buffer._flush()
-    except BaseException as error:
-        calls, models = buffer._held()
-        lost = f"{calls} calls of {models} models are lost"
-        if isinstance(error, BackendUnavailable):
-            message = f"the last counts could not be flushed, {lost}: {error}"
-            raise BackendUnavailable(message, maybe_written=error.maybe_written) from error
-        error.add_note(f"The last counts could not be flushed: {lost}.")
-        raise
+        await buffer._close()

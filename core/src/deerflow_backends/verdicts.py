@@ -34,7 +34,7 @@ def health(counts: Counts, *, min_calls: int = 20, min_success_rate: float = 0.5
         InvalidArgument: A limit out of range.
     """
     check_integer("min_calls", min_calls, least=1)
-    if not 0.0 <= min_success_rate <= 1.0:
+    if type(min_success_rate) not in {int, float} or not 0.0 <= min_success_rate <= 1.0:
         raise InvalidArgument("min_success_rate", f"must be from 0.0 to 1.0, not {min_success_rate!r}")
     finished = counts.successes + counts.failures
     rate = counts.success_rate
