@@ -80,9 +80,9 @@ class Watcher:
         while not self._stopping.wait(pause):
             if not self._hub.watched:
                 self._wanted.clear()
-                if not self._hub.watched:
+                if not self._hub.watched and not self._stopping.is_set():
                     return
-                self._wanted.set()
+                self._wanted.set()  # somebody came, or `stop` was faster than we
             newest = _data_version(connection)
             if newest == version:
                 pause = min(pause * _SLOWER, LONGEST_SECONDS)
