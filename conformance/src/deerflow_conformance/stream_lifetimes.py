@@ -304,16 +304,19 @@ def who_waited_gets_the_stream_from_its_first_event(bench: Bench) -> None:
     """Who subscribed before the run began gets all of it, whichever replica published."""
 
     async def body() -> None:
-        async with two_instances(bench) as (a, b):
-            async with reading(bench, a, RUN) as here, reading(bench, b, RUN, "abc") as there:
-                waiting = [asyncio.create_task(reader.item()) for reader in (here, there)]
-                await bench.sleep(0.1)
-                ids = await b.publish_many(RUN, [("n", 1), ("n", 2)])
-                await a.publish(RUN, "n", 3)
-                for task, reader in zip(waiting, (here, there), strict=True):
-                    item = await task
-                    expect(item == StreamEvent(ids[0], "n", 1), f"the first event, {ids[0]}", item)
-                    await reader.gets([2, 3])
+        async with (
+            two_instances(bench) as (a, b),
+            reading(bench, a, RUN) as here,
+            reading(bench, b, RUN, "abc") as there,
+        ):
+            waiting = [asyncio.create_task(reader.item()) for reader in (here, there)]
+            await bench.sleep(0.1)
+            ids = await b.publish_many(RUN, [("n", 1), ("n", 2)])
+            await a.publish(RUN, "n", 3)
+            for task, reader in zip(waiting, (here, there), strict=True):
+                item = await task
+                expect(item == StreamEvent(ids[0], "n", 1), f"the first event, {ids[0]}", item)
+                await reader.gets([2, 3])
 
     bench.run(body)
 
@@ -327,23 +330,26 @@ def a_slow_reader_delays_nobody(bench: Bench) -> None:
 
     async def body(plan: tuple[int, int, int]) -> None:
         max_events, buffered, count = plan
-        async with two_instances(bench, max_events=max_events, max_buffered_events=buffered) as (a, b):
-            async with reading(bench, b, RUN) as slow, reading(bench, b, RUN) as quick:
-                ids = await publish_numbers(a, RUN, (0,))
-                await slow.gets([0])
-                await quick.gets([0])
-                for number in range(1, count):
-                    ids += await bench.soon(publish_numbers(a, RUN, (number,)))
-                    await quick.gets([number])
-                await a.publish_end(RUN)
-                await quick.ends()
-                *events, last = await slow.rest()
-                expect(data_of(events) == list(range(1, len(events) + 1)), "events in order, without a hole", events)
-                if isinstance(last, StreamGap):
-                    expect(len(events) + 1 < count - max_events + 1, "no gap while the next is retained", last)
-                    expect(last == StreamGap(ids[len(events)], ids[-max_events], ids[-1]), "a true gap", last)
-                else:
-                    expect(len(events) == count - 1, f"{count - 1} events before END", events)
+        async with (
+            two_instances(bench, max_events=max_events, max_buffered_events=buffered) as (a, b),
+            reading(bench, b, RUN) as slow,
+            reading(bench, b, RUN) as quick,
+        ):
+            ids = await publish_numbers(a, RUN, (0,))
+            await slow.gets([0])
+            await quick.gets([0])
+            for number in range(1, count):
+                ids += await bench.soon(publish_numbers(a, RUN, (number,)))
+                await quick.gets([number])
+            await a.publish_end(RUN)
+            await quick.ends()
+            *events, last = await slow.rest()
+            expect(data_of(events) == list(range(1, len(events) + 1)), "events in order, without a hole", events)
+            if isinstance(last, StreamGap):
+                expect(len(events) + 1 < count - max_events + 1, "no gap while the next is retained", last)
+                expect(last == StreamGap(ids[len(events)], ids[-max_events], ids[-1]), "a true gap", last)
+            else:
+                expect(len(events) == count - 1, f"{count - 1} events before END", events)
 
     bench.explore(st.tuples(st.sampled_from((1, 4, 16)), st.sampled_from((1, 4)), st.sampled_from((5, 30))), body)
 
@@ -353,19 +359,22 @@ def a_reader_that_lags_is_served_from_the_store(bench: Bench) -> None:
     """Who falls behind the buffer, not behind the store, catches up without loss, and then follows the tail."""
 
     async def body() -> None:
-        async with two_instances(bench, max_events=64, max_buffered_events=2) as (a, b):
-            async with reading(bench, a, RUN) as here, reading(bench, b, RUN) as there:
-                await a.publish(RUN, "n", 0)
-                for reader in (here, there):
-                    await reader.gets([0])
-                    await reader.waits()
-                await publish_numbers(a, RUN, range(1, 50))
-                for reader in (here, there):
-                    await reader.gets(range(1, 40))
-                await publish_numbers(a, RUN, range(50, 60))
-                for reader in (here, there):
-                    await reader.gets(range(40, 60))
-                    await reader.waits()
+        async with (
+            two_instances(bench, max_events=64, max_buffered_events=2) as (a, b),
+            reading(bench, a, RUN) as here,
+            reading(bench, b, RUN) as there,
+        ):
+            await a.publish(RUN, "n", 0)
+            for reader in (here, there):
+                await reader.gets([0])
+                await reader.waits()
+            await publish_numbers(a, RUN, range(1, 50))
+            for reader in (here, there):
+                await reader.gets(range(1, 40))
+            await publish_numbers(a, RUN, range(50, 60))
+            for reader in (here, there):
+                await reader.gets(range(40, 60))
+                await reader.waits()
 
     bench.run(body)
 

@@ -1,0 +1,614 @@
+"""Checks of what holds for all four capabilities: identifiers, values, sizes, isolation, replicas (G1 to G6).
+
+How calls and openings end (G8 to G13) is checked in `lifecycles`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+
+from deerflow_backends.codec import MAX_BYTES, encode
+from deerflow_backends.counters import MAX_COUNT, Counts, Recorded
+from deerflow_backends.errors import BackendsError, InvalidArgument
+from deerflow_backends.memories import PutFact
+from deerflow_backends.threads import NewThread
+from deerflow_conformance import lifecycles
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.faces import RUN, USER, Place, Slot, face_of
+from deerflow_conformance.programs import (
+    BAD_IDENTIFIERS,
+    IDENTIFIERS,
+    MAX_DEPTH,
+    VALUES,
+    bad_values,
+    identifiers,
+    json_values,
+    nested,
+    same,
+)
+from deerflow_conformance.spaces import Space
+from deerflow_conformance.subscribers import reading
+
+__all__ = ["lifecycles"]  # loading this module registers the checks of both
+
+
+async def _refused(call: Callable[[], Awaitable[Any]], what: str) -> InvalidArgument:
+    """Expect InvalidArgument, which must be a ValueError too, and return it."""
+    try:
+        got = await call()
+    except InvalidArgument as error:
+        refusal = error
+    else:
+        unkept(f"InvalidArgument for {what}", got)
+    expect(isinstance(refusal, ValueError), "InvalidArgument to be a ValueError", repr(refusal))
+    return refusal
+
+
+async def _accepted(awaitable: Awaitable[Any], what: str) -> Any:
+    """Expect no error: what the contract allows is not refused."""
+    try:
+        return await awaitable
+    except BackendsError as error:
+        raise AssertionError(f"wanted {what} accepted, got {error!r:.500}") from error
+
+
+# ------------------------------------------------------------------------------------------------- G1 identifiers
+
+
+async def _kept_apart(slot: Slot, opened: Any, names: list[str]) -> None:
+    numbers = {name: i + 1 for i, name in enumerate(names)}
+    for name, number in numbers.items():
+        await _accepted(slot.put(opened, name, number), f"the {slot.name} {name!r}")
+    found = await slot.read(opened, names)
+    wrong = {name: found.get(name) for name, number in numbers.items() if found.get(name) != number}
+    expect(not wrong, f"each {slot.name} with what was written under it, {_those(numbers, wrong)}", wrong)
+    if slot.listed is not None:
+        listed = await slot.listed(opened)
+        expect(sorted(listed) == sorted(names), f"these {slot.name}s: {sorted(names)}", sorted(listed))
+        if slot.ordered:
+            in_order = sorted(listed, key=str.encode)
+            expect(listed == in_order, f"{slot.name}s in the order of their UTF-8 bytes: {in_order}", listed)
+
+
+def _those(numbers: dict[str, int], names: dict[str, Any]) -> dict[str, int]:
+    return {name: numbers[name] for name in names}
+
+
+@check("G1")
+def no_two_identifiers_collide(bench: Bench) -> None:
+    """Identifiers that differ only by case, normal form, padding, separator or prefix are different ones."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        for slot in face.slots:
+            async with bench.open() as opened:
+                await _kept_apart(slot, opened, list(IDENTIFIERS))
+
+    bench.run(body)
+
+
+@check("G1")
+def any_characters_make_an_identifier(bench: Bench) -> None:
+    """Any str of 1 to 512 UTF-8 bytes is taken, and comes back as it was."""
+    face = face_of(bench.capability)
+
+    async def body(names: list[str]) -> None:
+        for slot in face.slots:
+            async with bench.open() as opened:
+                await _kept_apart(slot, opened, names)
+
+    bench.explore(st.lists(identifiers(), min_size=1, max_size=6, unique=True), body)
+
+
+@check("G1")
+def bad_identifiers_are_refused(bench: Bench) -> None:
+    """Empty, over 512 bytes, with a lone surrogate or no str: InvalidArgument from every call, and nothing written."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            for slot in face.slots:
+                for bad in BAD_IDENTIFIERS:
+                    for name, call in slot.calls(opened, bad).items():
+                        await _refused(call, f"{slot.name}={bad!r} in {name}")
+            expect(await face.is_empty(opened), "nothing written by refused calls", "something stored")
+
+    bench.run(body)
+
+
+@check("G1")
+def display_names_are_any_text(bench: Bench) -> None:
+    """A display name is any text of up to 8 KiB, empty included; more, or a lone surrogate, is refused."""
+    if bench.capability != "thread_index":
+        bench.not_applicable("only threads have display names")
+    texts = ("", "\x00", "é" * 4096, "x" * 8192, "e\u0301", "'; DROP", " ", "\u202e")
+
+    async def body() -> None:
+        async with bench.open() as index:
+            for i, text in enumerate(texts):
+                created = await index.create(NewThread(f"t{i}", USER, display_name=text))
+                updated = await index.update("t0", user_id=USER, display_name=text)
+                for thread in (created, updated, await index.get(f"t{i}", user_id=USER)):
+                    expect(thread.display_name == text, f"the display name {text!r}", thread.display_name)
+            bad_names: list[Any] = ["x" * 8193, "é" * 4096 + "x", "\ud800", 5, b"x"]
+            for bad in bad_names:
+                await _refused(partial(_create_named, index, bad), repr(bad))
+                await _refused(partial(index.update, "t0", user_id=USER, display_name=bad), repr(bad))
+            thread = await index.get("t0", user_id=USER)
+            expect(thread.display_name == texts[-1], f"the display name {texts[-1]!r} still", thread)
+            expect(await index.get("bad", user_id=USER) is None, "no thread from a refused create", "a thread")
+
+    bench.run(body)
+
+
+async def _create_named(index: Any, display_name: Any) -> Any:
+    return await index.create(NewThread("bad", USER, display_name=display_name))
+
+
+# ------------------------------------------------------------------------------------------------------ G2 values
+
+
+def _fit(place: Place, value: Any) -> Any:
+    """The value, in an object where the place takes only objects."""
+    return {"v": value} if place.is_object and not isinstance(value, dict) else value
+
+
+async def _comes_back(opened: Any, place: Place, value: Any) -> None:
+    value = _fit(place, value)
+    await _accepted(place.write(opened, value), f"{_short(value)} as {place.name}")
+    got = await place.read(opened)
+    expect(same(got, value), f"{place.name} to come back as {_short(value)}", _short(got))
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"<a {type(value).__name__} too deep to show>"
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
+
+
+@check("G2")
+def odd_values_come_back_as_they_were(bench: Bench) -> None:
+    """Huge integers, -0.0, denormals, U+0000, odd keys, 200 levels: what is read equals what was written, by type."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            for place in face.places:
+                deep = [
+                    nested(MAX_DEPTH - place.levels, mixed=mixed, innermost=leaf)
+                    for mixed in (False, True)
+                    for leaf in (None, 1.0)
+                ]
+                for value in (*VALUES, *deep):
+                    await _comes_back(opened, place, value)
+            if not face.places:
+                await _figures_come_back(opened)
+
+    bench.run(body)
+
+
+async def _figures_come_back(counters: Any) -> None:
+    """Counts are the only values of counters: integers, exact beyond what a float holds."""
+    huge = MAX_COUNT - 1
+    for _ in range(3):
+        await counters.record("huge", calls=huge, successes=huge, positive=huge, negative=-huge)
+        await counters.record("huge", negative=huge)
+    await counters.record("huge", negative=1)
+    totals = await counters.totals("huge")
+    wanted = Counts(3 * huge, 3 * huge, 0, 3 * huge, 1)
+    expect(totals == wanted, wanted, totals)
+    floats = [value for value in dataclasses.astuple(totals) if type(value) is not int]
+    expect(not floats, "integers", totals)
+
+
+@check("G2")
+def any_value_comes_back_as_it_was(bench: Bench) -> None:
+    """Whatever JSON can say comes back equal: 1, 1.0 and true differ, text and keys are what they were."""
+    face = face_of(bench.capability)
+    if not face.places:
+        bench.not_applicable("counters take no JSON values")
+
+    async def body(values: list[Any]) -> None:
+        async with bench.open() as opened:
+            for place in face.places:
+                for value in values:
+                    await _comes_back(opened, place, value)
+
+    bench.explore(st.lists(json_values(), min_size=1, max_size=5), body)
+
+
+@check("G2")
+def what_is_no_json_is_refused_by_place(bench: Bench) -> None:
+    """NaN, infinities, lone surrogates, other keys than str, cycles, 201 levels: refused with the place, not stored."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            for place in face.places:
+                before = _fit(place, {"before": [place.name]})
+                await place.write(opened, before)
+                for bad in bad_values():
+                    error = await _refused(partial(place.write, opened, bad.value), f"{bad} in {place.name}")
+                    expect(bad.place in str(error), f"a message that names the place {bad.place!r}", str(error))
+                    after = await place.read(opened)
+                    expect(same(after, before), f"{before} still, after {bad} was refused", _short(after))
+            if not face.places:
+                await _bad_figures_are_refused(opened)
+                expect(await face.is_empty(opened), "nothing counted by refused calls", "something counted")
+
+    bench.run(body)
+
+
+async def _bad_figures_are_refused(counters: Any) -> None:
+    bad: list[Any] = [1.0, 1.5, float("nan"), float("inf"), "1", None, True, [1], MAX_COUNT + 1, 10**30]
+    for name in ("calls", "successes", "failures", "positive", "negative"):
+        for value in (*bad, *((-1,) if name in {"calls", "successes", "failures"} else (-MAX_COUNT - 1,))):
+            figures = {name: value}
+
+            async def recorded(figures: dict[str, Any] = figures) -> None:
+                await counters.record_many([Recorded("m", calls=1), Recorded("m", **figures)])
+
+            for call in (recorded, lambda figures=figures: counters.record("m", **figures)):
+                error = await _refused(call, f"{name}={value!r}")
+                expect(name in str(error), f"a message that names {name}", str(error))
+
+
+@check("G2")
+def values_are_the_callers_own(bench: Bench) -> None:
+    """Changing what was passed, or what was read, changes nothing that is stored or that another reader gets."""
+    face = face_of(bench.capability)
+    if not face.places:
+        bench.not_applicable("counters take no JSON values")
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            for place in face.places:
+                written: dict[str, Any] = {"list": [1], "dict": {"a": [2]}}
+                await place.write(opened, written)
+                for _ in range(3):
+                    _spoil(written)
+                    got = await place.read(opened)
+                    wanted = {"list": [1], "dict": {"a": [2]}}
+                    expect(same(got, wanted), f"{place.name} to stay {wanted}, whatever was done to other copies", got)
+                    written = got
+            if bench.capability == "stream_bridge":
+                await _each_subscriber_has_its_own(bench, opened)
+
+    bench.run(body)
+
+
+def _spoil(value: dict[str, Any]) -> None:
+    value["list"].append("spoiled")
+    value["dict"]["a"].clear()
+    value["more"] = "spoiled"
+
+
+async def _each_subscriber_has_its_own(bench: Bench, bridge: Any) -> None:
+    async with reading(bench, bridge, "live") as one, reading(bench, bridge, "live") as other:
+        for reader in (one, other):
+            await reader.waits()
+        await bridge.publish("live", "n", {"list": [1], "dict": {"a": [2]}})
+        for reader in (one, other):
+            (event,) = await reader.events(1)
+            expect(same(event.data, {"list": [1], "dict": {"a": [2]}}), "data as published", event.data)
+            _spoil(event.data)
+
+
+@check("G2")
+def tuples_and_known_objects_are_encoded(bench: Bench) -> None:
+    """Tuples become lists; dates, UUIDs, enums, dataclasses and models go through the codec's one documented hook."""
+    face = face_of(bench.capability)
+    if not face.places:
+        bench.not_applicable("counters take no JSON values")
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC)
+    unique = uuid.UUID(int=2**100)
+    value = {
+        "tuple": (1, (2.0, ()), [(True,)]),
+        "moment": moment,
+        "uuid": unique,
+        "path": pathlib.PurePosixPath("/a"),
+        "decimal": decimal.Decimal("1.10"),
+        "colour": _Colour.RED,
+        "point": _Point(1, (moment,)),
+        "model": _Model(),
+    }
+    wanted = {
+        "tuple": [1, [2.0, []], [[True]]],
+        "moment": moment.isoformat(),
+        "uuid": str(unique),
+        "path": "/a",
+        "decimal": "1.10",
+        "colour": "red",
+        "point": {"x": 1, "y": [moment.isoformat()]},
+        "model": {"type": "ai", "content": "hi"},
+    }
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            for place in face.places:
+                await _accepted(place.write(opened, value), f"objects in {place.name}")
+                got = await place.read(opened)
+                expect(same(got, wanted), wanted, got)
+
+    bench.run(body)
+
+
+class _Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class _Point:
+    x: int
+    y: tuple[Any, ...]
+
+
+class _Model:
+    """Has what pydantic models, and so LangChain's messages, have."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        return {"type": "ai", "content": "hi"} if mode == "json" else {"content": object()}
+
+
+# -------------------------------------------------------------------------------------------------------- G3 size
+
+
+def _of_size(size: int, fill: str = "x") -> dict[str, str]:
+    """An object of exactly *size* bytes as JSON."""
+    room = size - len(encode({"v": ""}))
+    width = len(encode(fill)) - len(encode(""))
+    return {"v": fill * (room // width) + "x" * (room % width)}
+
+
+@check("G3")
+def a_value_may_have_8_mib(bench: Bench) -> None:
+    """A value of any size up to 8 MiB, as encoded, comes back whole; one byte more is refused and changes nothing."""
+    face = face_of(bench.capability)
+    if not face.places:
+        bench.not_applicable("counters take no values")
+    # Sizes at which one store or another cuts, or changes how it keeps a value.
+    sizes = (255, 8_000, 8_192, 65_535, 65_536, 65_537, 2**20, MAX_BYTES - 1)
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            place = face.places[0]
+            for value in (*map(_of_size, sizes), *(_of_size(MAX_BYTES, fill) for fill in ("x", "\x00é", "\U0001f600"))):
+                await _comes_back_whole(opened, place, value)
+        for place in face.places:
+            async with bench.open() as opened:
+                whole = _of_size(MAX_BYTES - 20)  # within it: a merged value has a key of its own
+                await _comes_back_whole(opened, place, whole)
+                for fill in ("x", "é"):
+                    await _refused(partial(place.write, opened, _of_size(MAX_BYTES + 1, fill)), "a byte too many")
+                got = await place.read(opened)
+                expect(got == whole, f"{place.name} unchanged by what was refused", _short(got))
+
+    bench.run(body)
+
+
+async def _comes_back_whole(opened: Any, place: Place, value: dict[str, str]) -> None:
+    size = len(encode(value))
+    await _accepted(place.write(opened, value), f"{size} bytes as {place.name}")
+    got = await place.read(opened)
+    expect(got == value, f"{size} bytes to come back from {place.name}", f"{len(encode(got))} bytes, not the same")
+
+
+@check("G3")
+def a_batch_may_have_8_mib(bench: Bench) -> None:
+    """One publish_many, one apply, one thread's merged metadata: 8 MiB together, and more is refused as a whole."""
+    checks: dict[str, Callable[[Any], Awaitable[None]]] = {
+        "stream_bridge": _a_large_publish_many,
+        "memory": _a_large_apply,
+        "thread_index": _large_merged_metadata,
+    }
+    if bench.capability not in checks:
+        bench.not_applicable("counters take no values")
+
+    async def body() -> None:
+        async with bench.open() as opened:
+            await checks[bench.capability](opened)
+
+    bench.run(body)
+
+
+async def _a_large_publish_many(bridge: Any) -> None:
+    quarter = [("n", _of_size(MAX_BYTES // 4)) for _ in range(4)]
+    await _refused(lambda: bridge.publish_many(RUN, [*quarter, ("n", 1)]), "8 MiB and a byte in publish_many")
+    expect(await bridge.status(RUN) is None, "nothing stored of a refused batch", "a stream")
+    ids = await _accepted(bridge.publish_many(RUN, quarter), "8 MiB in publish_many")
+    expect(len(ids) == 4, "4 ids", ids)
+
+
+async def _a_large_apply(store: Any) -> None:
+    # What besides the values counts is the codec's own affair, so the batch stays some bytes below.
+    quarter = [PutFact(None, f"f{i}", _of_size(MAX_BYTES // 4 - 1_000)) for i in range(4)]
+    more = PutFact(None, "more", _of_size(4_001))
+    await _refused(lambda: store.apply(USER, [*quarter, more]), "over 8 MiB in one apply")
+    memory = await store.load(USER)
+    expect(memory.revision == 0 and not memory.facts, "nothing written by a refused apply", memory.revision)
+    applied = await _accepted(store.apply(USER, quarter), "almost 8 MiB in one apply")
+    expect(len(applied.facts) == 4, "4 facts", applied.revision)
+
+
+async def _large_merged_metadata(index: Any) -> None:
+    half = MAX_BYTES // 2
+    await index.create(NewThread("t", USER, metadata={"a": _of_size(half - 1_000)}))
+    await _accepted(
+        index.update("t", user_id=USER, metadata={"b": _of_size(half - 1_000)}), "almost 8 MiB of merged metadata"
+    )
+    await _refused(lambda: index.update("t", user_id=USER, metadata={"c": _of_size(4_000)}), "over 8 MiB when merged")
+    thread = await index.get("t", user_id=USER)
+    expect(sorted(thread.metadata) == ["a", "b"], "the metadata unchanged by a refused merge", sorted(thread.metadata))
+
+
+# --------------------------------------------------------------------------------------------------- G4 isolation
+
+
+@check("G4")
+def removing_one_leaves_the_others(bench: Bench) -> None:
+    """What is removed under one identifier is removed under that one only: not by case, prefix or pattern."""
+    face = face_of(bench.capability)
+    names = [name for name in IDENTIFIERS if len(name) < 8]
+
+    async def body() -> None:
+        for slot in face.slots:
+            if slot.remove is None:
+                continue
+            async with bench.open() as opened:
+                numbers = {name: i + 1 for i, name in enumerate(names)}
+                for name, number in numbers.items():
+                    await slot.put(opened, name, number)
+                removed = names[::2]
+                for name in removed:
+                    await slot.remove(opened, name)
+                wanted = {name: number for name, number in numbers.items() if name not in removed}
+                found = await slot.read(opened, names)
+                expect(found == wanted, f"{slot.name}s {sorted(wanted)}, the others removed", sorted(found))
+
+    bench.run(body)
+
+
+@check("G4")
+def spaces_share_nothing(bench: Bench) -> None:
+    """Two namespaces, one's name the other's beginning, see, change and wake nothing of each other."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        short, long = _prefix_pair(bench)
+        async with bench.open(short) as one, bench.open(long) as other, bench.replica(long) as again:
+            for slot in face.slots:
+                await slot.put(one, "mine", 7)
+                for elsewhere in (other, again):
+                    found = await slot.read(elsewhere, ["mine"])
+                    expect(found == {}, f"nothing under {slot.name} 'mine' in another namespace", found)
+                    if slot.listed is not None:
+                        listed = await slot.listed(elsewhere)
+                        expect(listed == [], f"no {slot.name}s in another namespace", listed)
+                if slot.remove is not None:
+                    await slot.remove(other, "mine")
+                found = await slot.read(one, ["mine"])
+                expect(found == {"mine": 7}, f"{slot.name} 'mine' untouched by another namespace", found)
+            expect(await face.is_empty(other), "an empty namespace", "something stored")
+            if bench.capability == "stream_bridge":
+                await _nobody_is_woken(bench, one, other)
+
+    bench.run(body)
+
+
+def _prefix_pair(bench: Bench) -> tuple[Space, Space]:
+    """Two fresh spaces, the name of one beginning with that of the other: the bench numbers them."""
+    spaces: list[Space] = []
+    while True:
+        new = bench.space()
+        for space in spaces:
+            if new.name.startswith(space.name):
+                return space, new
+        spaces.append(new)
+        if len(spaces) > 2_000:
+            return spaces[0], spaces[1]
+
+
+async def _nobody_is_woken(bench: Bench, one: Any, other: Any) -> None:
+    async with reading(bench, other, "live") as elsewhere, reading(bench, one, "live") as here:
+        for reader in (elsewhere, here):
+            await reader.waits()
+        await one.publish("live", "n", 1)
+        await here.gets([1])
+        await elsewhere.waits()
+        await one.publish_end("live")
+        await here.ends()
+        await elsewhere.waits()
+
+
+# ---------------------------------------------------------------------------------------------------- G6 replicas
+
+
+@check("G6")
+def a_write_is_seen_by_the_next_read_anywhere(bench: Bench) -> None:
+    """What any replica wrote, every replica reads at once, whatever the order of writers and readers."""
+    face = face_of(bench.capability)
+
+    async def body(plan: list[tuple[int, bool, bool]]) -> None:
+        space = bench.space()
+        async with bench.open(space) as here, bench.replica(space) as there:
+            for number, (which, writes_here, reads_here) in enumerate(plan, 1):
+                slot = face.slots[which % len(face.slots)]
+                writer, reader = (here if writes_here else there), (here if reads_here else there)
+                name = f"{slot.name} {number}"
+                await slot.put(writer, name, number)
+                found = await slot.read(reader, [name])
+                expect(found == {name: number}, {name: number}, found)
+
+    steps = st.tuples(st.integers(0, 3), st.booleans(), st.booleans())
+    bench.explore(st.lists(steps, min_size=1, max_size=12), body)
+
+
+@check("G6")
+def rival_replicas_lose_nothing(bench: Bench) -> None:
+    """What two replicas write at the same time is all there, for both."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        space = bench.space()
+        slot = face.slots[0]
+        names = [f"id {i}" for i in range(24)]
+        async with bench.open(space) as here, bench.replica(space) as there:
+            await asyncio.gather(*(slot.put((here, there)[i % 2], name, i + 1) for i, name in enumerate(names)))
+            for opened in (here, there):
+                found = await slot.read(opened, names)
+                wanted = {name: i + 1 for i, name in enumerate(names)}
+                expect(found == wanted, wanted, found)
+
+    bench.run(body)
+
+
+@check("G6")
+def what_was_written_outlives_the_opening(bench: Bench) -> None:
+    """After every opening is closed, the next one finds what was written, in every slot."""
+    face = face_of(bench.capability)
+
+    async def body() -> None:
+        space = bench.space()
+        for turn in range(3):
+            async with bench.open(space) as opened:
+                for slot in face.slots:
+                    names = [f"{slot.name} {earlier}" for earlier in range(turn)]
+                    found = await slot.read(opened, names)
+                    wanted = {name: i + 1 for i, name in enumerate(names)}
+                    expect(found == wanted, f"{wanted} after reopening", found)
+                    await slot.put(opened, f"{slot.name} {turn}", turn + 1)
+            if bench.reach == "process":
+                continue
+            async with bench.replica(space) as opened:
+                for slot in face.slots:
+                    found = await slot.read(opened, [f"{slot.name} {turn}"])
+                    expect(found == {f"{slot.name} {turn}": turn + 1}, "what the closed opening wrote", found)
+
+    bench.run(body)
+
+
+@check("G6")
+def reach_is_declared(bench: Bench) -> None:
+    """Each object says how far it reaches, a replica as far as we do."""
+
+    async def body() -> None:
+        space = bench.space()
+        async with bench.open(space) as here, bench.replica(space) as there:
+            expect(here.reach in ("process", "host", "network"), "process, host or network", here.reach)
+            expect(there.reach == here.reach, here.reach, there.reach)
+
+    bench.run(body)
