@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import fnmatch
 import json
+import os
 import re
 import sys
 import traceback
@@ -20,6 +21,7 @@ from deerflow_conformance.promises import (
     LEVELS,
     PROMISES,
     TESTED_LEVELS,
+    Capability,
     Level,
     promises_of,
 )
@@ -36,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenUse as error:
         print(f"deerflow-conformance: {error}", file=sys.stderr)  # noqa: T201  # a command talks
         return Exit.BROKEN
+    except BrokenPipeError:
+        # Whoever read has seen enough; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.INCOMPLETE
     except Exception:
         traceback.print_exc()
         print("deerflow-conformance: this is a defect of the kit, please report it", file=sys.stderr)  # noqa: T201
@@ -78,7 +84,10 @@ def _run(options: argparse.Namespace) -> Exit:
         conformances = [one for one in conformances if one.capability == options.only]
         if not conformances:
             raise BrokenUse(f"{options.name} does not offer {options.only}")
-    verdicts = [_judged(one, level, options) for one in conformances]
+    selected = [(one, numbers) for one in conformances if (numbers := _numbers(one.capability, level, options.k))]
+    if not selected:
+        raise BrokenUse(f"-k {options.k!r} matches no promise at {level}; 'deerflow-conformance promises' lists them")
+    verdicts = [_judged(one, level, numbers, options) for one, numbers in selected]
     if options.json:
         _say(json.dumps(_as_json(options, verdicts), indent=2))
     else:
@@ -112,13 +121,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _judged(conformance: Conformance, level: Level, options: argparse.Namespace) -> Verdict:
+def _numbers(capability: Capability, level: Level, wanted: str | None) -> list[str]:
     numbers = [HARNESS.number]
     if level != "L0":
-        numbers += [one.number for one in promises_of(conformance.capability, level)]
-    if options.k:
-        patterns = re.split(r"[\s,]+", options.k.strip())
-        numbers = [one for one in numbers if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)]
+        numbers += [one.number for one in promises_of(capability, level)]
+    patterns = ["*"] if wanted is None else re.split(r"[\s,]+", wanted.strip())
+    return [one for one in numbers if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)]
+
+
+def _judged(conformance: Conformance, level: Level, numbers: Sequence[str], options: argparse.Namespace) -> Verdict:
     run = Run(conformance, seed=options.seed, budget=options.budget)
     results: list[Result] = []
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from deerflow_conformance.promises import HARNESS, TESTED_LEVELS, Level, promises_of
+from deerflow_conformance.promises import CAPABILITIES, HARNESS, TESTED_LEVELS, Level, promises_of
 from deerflow_conformance.results import BrokenUse, Result, State, Verdict
 from deerflow_conformance.texts import result_text
 
@@ -200,7 +200,9 @@ class Summary:
         if not self._results:
             return
         terminalreporter.section("conformance")
-        for (_, plugin, level), results in sorted(self._results.items()):
+        # In the order of the contract, whatever order other processes ended in.
+        order = sorted(self._results.items(), key=lambda one: (one[0][1], CAPABILITIES.index(one[1][0].capability)))
+        for (_, plugin, level), results in order:
             verdict = Verdict(results[0].capability, level, tuple(results))
             terminalreporter.write_line(f"{plugin}: {verdict.line()}")
             for result in results:

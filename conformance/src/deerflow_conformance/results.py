@@ -169,18 +169,29 @@ class Verdict:
         wanted = promises_of(self.capability, self.level)
         exempt = self.numbers(State.NOT_APPLICABLE)
         passed = self.numbers(State.PASSED)
-        notes = [f"{state}: {', '.join(found)}" for state in _NOTED if (found := self.numbers(state))]
+        notes = [f"{state}: {_listed(found)}" for state in _NOTED if (found := self.numbers(state))]
         if self.missing:
-            notes.append(f"not run: {', '.join(self.missing)}")
+            notes.append(f"not run: {_listed(self.missing)}")
         level = {one.number for one in wanted}
         if above := [one.number for one in promises_of(self.capability) if one.number not in level]:
-            notes.append(f"not at this level: {', '.join(above)}")
+            notes.append(f"not at this level: {_listed(above)}")
         if self.level == "L0":
             harness = next((one.state for one in self.results if one.number == "L0"), "not run")
             return f"{self.capability}/{CONTRACT_VERSION} L0 · {harness}"
         detail = f" ({'; '.join(notes)})" if notes else ""
         score = f"{len(passed)}/{len(wanted) - len(exempt)} passed"
         return f"{self.capability}/{CONTRACT_VERSION} {self.level} · {score}{detail}"
+
+
+def _listed(numbers: Sequence[str]) -> str:
+    """Join *numbers*, three and more of one letter in a row as ``C3-C7``."""
+    runs: list[list[str]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == f"{number[0]}{int(number[1:]) - 1}":
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 _NOTED: Final = (State.FAILED, State.KNOWN_FAILURE, State.COULD_NOT_RUN, State.NOT_APPLICABLE)

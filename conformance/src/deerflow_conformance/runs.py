@@ -105,7 +105,7 @@ class Run:
             message = f"it passes now; take it out of known_failures: {known}"
             return self._result(number, State.FAILED, "", Failure(Kind.FIXED, "", "", message))
         state = State.PASSED if passed else State.NOT_APPLICABLE
-        return self._result(number, state, "; ".join(exempt))
+        return self._result(number, state, "; ".join(dict.fromkeys(exempt)))
 
     def _result(self, number: str, state: State, reason: str, failure: Failure | None = None) -> Result:
         return Result(number, self.conformance.capability, state, reason, failure)
