@@ -295,6 +295,13 @@ def test_what_does_not_close_in_time_is_cancelled_and_named(recorder: Recorder, 
     assert recorder.log[-len(CLOSED) :] == CLOSED
 
 
+def test_without_time_to_drain_everything_is_closed_all_the_same(recorder: Recorder) -> None:
+    """With 0 whatever has to wait for anything is cancelled at once; nothing stays open."""
+    with pytest.raises(BackendUnavailable, match=r"did not finish within drain_seconds \(0\) and was cancelled"):
+        asyncio.run(opened(configured(hangs="close memory", drain_seconds=0)))
+    assert recorder.log[-len(CLOSED) :] == CLOSED
+
+
 def test_a_cancellation_while_closing_is_passed_on(recorder: Recorder) -> None:
     """Whoever cancels the leaving task gets its cancellation, and everything closed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import traceback
 from collections.abc import Iterator, Mapping
@@ -600,6 +601,25 @@ def test_no_secret_is_ever_shown(site: Site, password: str, pool: int, good: boo
     for text in shown:
         assert password not in text
         assert repr(password)[1:-1] not in text
+
+
+def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Not even by the library that merges the sources, with its own debugging switched on."""
+    FILE.write_text("connections: {sqlite: {url: redis://hunter2}}")
+    with environment({"PYDANTIC_SETTINGS_DEBUG": "1"}), caplog.at_level(logging.DEBUG):
+        load_configuration({"connections": {"sqlite": {"password": "hunter2"}}})
+    assert "hunter2" not in caplog.text
+
+
+def test_a_required_setting_is_told_with_its_key() -> None:
+    """A backend that cannot do without a setting says which, also if nothing at all was said."""
+    with pytest.raises(ConfigError) as caught:
+        plan(load_configuration({"memory": "sqlite"}))
+    assert str(caught.value) == "connections.sqlite.path: is required"
+    with pytest.raises(ConfigError) as caught, environment({"DEERFLOW_BACKENDS_CONNECTIONS__SQLITE__NAMESPACE": "x"}):
+        plan(load_configuration({"memory": "sqlite"}))
+    variable = "DEERFLOW_BACKENDS_CONNECTIONS__SQLITE__NAMESPACE"
+    assert str(caught.value) == f"connections.sqlite.path ({variable}): is required"
 
 
 @given(st.recursive(PASSWORDS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), st.data())

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from deerflow_backends import plugins
+from deerflow_backends import distributions, plugins
 from deerflow_backends.buffering import BufferedCounters, buffered
 from deerflow_backends.capabilities import CAPABILITIES
 from deerflow_backends.configuration import Choice, Configuration, load_configuration
@@ -105,7 +105,7 @@ class _Planning:
             self._offered(choice)
             chosen.setdefault(choice.connection, []).append(choice)
         blocks = self.configuration.connections
-        installed = plugins.names()
+        installed = distributions.names()
         for block in blocks.values():
             if block.backend not in self._loaded and block.backend not in installed:
                 self._load(block.backend, ("connections", block.name, "backend"))

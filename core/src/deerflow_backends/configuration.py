@@ -137,7 +137,14 @@ class _LayerSource(PydanticBaseSettingsSource):
         return self._layer.values.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return self._layer.values
+        return _Unshown(self._layer.values)
+
+
+class _Unshown(dict[str, Any]):
+    """Pydantic-settings logs the ``repr`` of what sources give where its own debugging is switched on."""
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 def _origin(layers: tuple[Layer, ...], place: Place) -> str:

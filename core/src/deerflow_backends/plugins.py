@@ -8,26 +8,22 @@ from collections.abc import Awaitable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final
 
 import pluggy
-from importlib_metadata import Distribution, EntryPoint, entry_points, version
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
-from deerflow_backends import CONTRACT_VERSION, hookspecs
+from deerflow_backends import hookspecs
 from deerflow_backends.capabilities import CAPABILITIES, Options
+from deerflow_backends.distributions import Offer, find, offers, rivalry
 from deerflow_backends.errors import BackendsError, PluginError
 from deerflow_backends.mistakes import one_line, scrub, unknown
 from deerflow_backends.settings import ConnectionSettings
-from deerflow_backends.sources import NAME
 
-CORE: Final = "deerflow-backends"
-
-#: What to install for the backends of our own distributions.
-_KNOWN: Final = {"redis": "deerflow-redis", "postgres": "deerflow-postgres", "mongo": "deerflow-mongo"}
 #: Modules that call plugins, whose place in a traceback says nothing.
-_MACHINERY: Final = ("importlib", "contextlib", "pluggy", "pydantic", "asyncio", __name__, "deerflow_backends.backends")
+_MACHINERY: Final = (
+    *("importlib", "contextlib", "asyncio", "pluggy", "pydantic", __name__),
+    *("deerflow_backends.distributions", "deerflow_backends.backends"),
+)
 _HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("deerflow_"))
 
 
@@ -61,13 +57,15 @@ class Plugin:
         distribution: Who offers it.
         version: Of that distribution.
         capabilities: What it offers, in the order of `CAPABILITIES`.
+        label: What messages call it.
     """
 
     name: str
     distribution: str
     version: str
     capabilities: tuple[str, ...]
-    _manager: pluggy.PluginManager
+    label: str
+    _manager: pluggy.PluginManager = field(repr=False)
     _secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def settings_model(self) -> type[ConnectionSettings] | None:
@@ -142,11 +140,6 @@ class Plugin:
             return
         raise PluginError(f"{self.label}: {scrub(problem, self._secrets)}") from None
 
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"{self.distribution} {self.version}, backend {self.name!r}"
-
     def _implements(self, hook: str) -> bool:
         return bool(getattr(self._manager.hook, hook).get_hookimpls())
 
@@ -178,137 +171,59 @@ class Plugin:
         return PluginError(f"{self.label}: {hook} returned {what}; it must return {wanted}")
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all installed backends, sorted, without loading any."""
-    return tuple(sorted({entry.point.name for entry in _entries()}))
-
-
 def load(name: str) -> Plugin:
     """Load the plugin that offers the backend *name*, and no other.
 
     Raises:
-        PluginError: It is missing, offered twice, made for another contract version, or broken; the message names
-            the distribution, its version and the fix. Of the first three nothing was imported.
+        PluginError: It is missing, offered twice, badly named, made for another contract version, or broken; the
+            message names the distribution, its version and the fix. Unless it is broken, nothing was imported.
     """
-    entries = [entry for entry in _entries() if entry.point.name == name]
-    if not entries:
-        raise PluginError(_missing(name))
-    if len(entries) > 1:
-        raise PluginError(_rivals(entries))
-    return _load(entries[0])
+    return _load(find(name))
 
 
 def installed() -> list[InstalledPlugin]:
-    """Look at every installed plugin, loading each; a broken one tells why. Never raises."""
-    entries = sorted(_entries(), key=lambda entry: (entry.point.name, entry.who))
-    return [_look(entry, [rival for rival in entries if rival.point.name == entry.point.name]) for entry in entries]
+    """Look at every installed plugin, loading each; a broken one tells why. Sorted by name; never raises."""
+    found = offers()
+    return [_look(offer, [rival for rival in found if rival.backend == offer.backend]) for offer in found]
 
 
 def offering(capability: str) -> list[str]:
     """Return the names of the working backends that offer *capability*."""
-    return [plugin.name for plugin in installed() if capability in plugin.capabilities and not plugin.error]
+    return [plugin.name for plugin in installed() if capability in plugin.capabilities]
 
 
-class _Entry(NamedTuple):
-    point: EntryPoint
-    distribution: Distribution
-
-    @property
-    def who(self) -> str:
-        return f"{self.distribution.name} {self.distribution.version}"
-
-
-def _entries() -> list[_Entry]:
-    """Return the entry points of each distribution; of one that is on the path twice, the first's."""
-    found = entry_points(group=hookspecs.PROJECT)
-    return [_Entry(point, cast(Distribution, point.dist)) for point in found]
-
-
-def _missing(name: str) -> str:
-    if not NAME.fullmatch(name):
-        return f"{name!r} is no backend's name; such a name matches {NAME.pattern}"
-    if name in _KNOWN:
-        return f"the backend {name!r} is not installed; pip install {_KNOWN[name]}"
-    return unknown(f"no installed distribution offers the backend {name!r}", name, names(), these="installed")
-
-
-def _rivals(entries: list[_Entry]) -> str:
-    who = " and ".join(sorted(entry.who for entry in entries))
-    return f"{who} {'both' if len(entries) == 2 else 'all'} offer the backend {entries[0].point.name!r}; keep one"
-
-
-def _look(entry: _Entry, rivals: list[_Entry]) -> InstalledPlugin:
+def _look(offer: Offer, rivals: list[Offer]) -> InstalledPlugin:
+    requires = ",".join(str(requirement.specifier) for requirement in offer.requires) or None
     capabilities: tuple[str, ...] = ()
-    problem = _rivals(rivals) if len(rivals) > 1 else None
+    problem = rivalry(rivals) if len(rivals) > 1 else None
     if problem is None:
         try:
-            capabilities = _load(entry).capabilities
+            capabilities = _load(offer).capabilities
         except PluginError as error:
             problem = str(error)
-    requires = ",".join(str(one.specifier) for one in _requirements(entry.distribution)) or None
-    return InstalledPlugin(
-        entry.point.name, entry.distribution.name, entry.distribution.version, capabilities, requires, problem
-    )
+    return InstalledPlugin(offer.backend, offer.source.name, offer.source.version, capabilities, requires, problem)
 
 
-def _load(entry: _Entry) -> Plugin:
-    label = f"{entry.who}, backend {entry.point.name!r}"
-    if not NAME.fullmatch(entry.point.name):
-        raise PluginError(
-            f"{entry.who} offers a backend called {entry.point.name!r}; its name must match {NAME.pattern}"
-        )
-    _check_contract(entry.distribution, label)
+def _load(offer: Offer) -> Plugin:
     try:
-        module = entry.point.load()
+        module = offer.load()
+    except PluginError:
+        raise
     except Exception as error:
-        raise PluginError(
-            f"{label} is installed but broken: importing {entry.point.value} raised {_summary(error)}"
-        ) from None
-    manager = _registered(module, entry.point.name, label)
+        problem = f"importing {offer.point.value} raised {_summary(error)}"
+        raise PluginError(f"{offer.label} is installed but broken: {problem}") from None
+    manager = _registered(module, offer)
     offered = tuple(name for name in CAPABILITIES if getattr(manager.hook, f"deerflow_{name}").get_hookimpls())
-    return Plugin(entry.point.name, entry.distribution.name, entry.distribution.version, offered, manager)
+    return Plugin(offer.backend, offer.source.name, offer.source.version, offered, offer.label, manager)
 
 
-def _check_contract(distribution: Distribution, label: str) -> None:
-    """Refuse a plugin made for other versions of core than the installed one, by its metadata alone."""
-    if canonicalize_name(distribution.name) == CORE:
-        return
-    core = version(CORE)
-    requirements = _requirements(distribution)
-    if not requirements:
-        major = int(CONTRACT_VERSION.partition(".")[0])
-        wanted = f"{CORE}>={CONTRACT_VERSION},<{major + 1}"
-        raise PluginError(
-            f"{label} does not say which contract it is made for; its dependencies must include {wanted!r}"
-        )
-    for requirement in requirements:
-        if not requirement.specifier.contains(core, prereleases=True):
-            raise PluginError(
-                f"{label} requires {CORE}{requirement.specifier}, but {CORE} {core} with contract "
-                f"{CONTRACT_VERSION} is installed; install versions that go together"
-            )
-
-
-def _requirements(distribution: Distribution) -> list[Requirement]:
-    """Return what a distribution, without its extras, requires of core here."""
-    found = []
-    for line in distribution.requires or []:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        marker = requirement.marker
-        if canonicalize_name(requirement.name) == CORE and (marker is None or marker.evaluate({"extra": ""})):
-            found.append(requirement)
-    return found
-
-
-def _registered(module: Any, name: str, label: str) -> pluggy.PluginManager:
+def _registered(module: Any, offer: Offer) -> pluggy.PluginManager:
     """Register *module* with a manager of its own: on a shared one, another plugin answers for a hook it lacks."""
+    label = offer.label
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(module, name)
+        manager.register(module, offer.backend)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{label}: {one_line(str(error))}") from None
     callers = manager.get_hookcallers(module) or []

@@ -60,7 +60,7 @@ _HIDDEN: Final = _Hidden()
 
 #: Errors of pydantic whose messages hold nothing of what was given, so that scrubbing would only garble them.
 _HARMLESS = re.compile(
-    r"missing|extra_forbidden|literal_error|enum|(int|float|bool)_parsing|int_from_float|[a-z_]+_type|finite_number"
+    r"extra_forbidden|literal_error|enum|(int|float|bool)_parsing|int_from_float|[a-z_]+_type|finite_number"
     r"|(greater|less)_than(_equal)?|multiple_of|string_too_(short|long)|too_(short|long)|string_pattern_mismatch"
 )
 
@@ -84,6 +84,8 @@ def connection_settings(
 def _problem(error: Any, model: type[ConnectionSettings], secrets: frozenset[str]) -> str:
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         return unknown("unknown key", str(error["loc"][0]), ["backend", *model.model_fields])
+    if error["type"] == "missing":
+        return "is required"
     message = one_line(error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "))
     if _HARMLESS.fullmatch(error["type"]):
         return message

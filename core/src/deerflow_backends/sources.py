@@ -44,7 +44,7 @@ class Layer:
         mistakes: What is wrong with the source itself.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict, repr=False)
     origins: dict[Place, str] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
