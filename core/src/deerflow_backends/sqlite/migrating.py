@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from deerflow_backends.errors import BackendUnavailable, ConfigError
 from deerflow_backends.sqlite.database import BEGIN_WRITE, connect_file, in_thread
 from deerflow_backends.sqlite.failures import is_busy, translated
 from deerflow_backends.sqlite.layout import KIND_OF, STATE, STEPS_OF, STREAMS, VERSION, Kind, step_sql
@@ -18,7 +19,7 @@ from deerflow_backends.sqlite.opening import (
     check_sqlite,
     check_version,
     create_file,
-    unchanged,
+    look,
 )
 
 #: How long twenty processes that start at once may wait for one another.
@@ -47,7 +48,10 @@ async def migrate(
         BackendUnavailable: Others held the lock for half a minute; steps not done are due.
     """
     chosen = frozenset(capabilities)
-    return await in_thread("deerflow sqlite migrate", lambda: _migrate(path, namespace, chosen, apply, check))
+    try:
+        return await in_thread("deerflow sqlite migrate", lambda: _migrate(path, namespace, chosen, apply, check))
+    except OSError as error:
+        raise ConfigError(f"path {str(path)!r}: {error}; make the folder accessible, or choose another one") from error
 
 
 def _migrate(path: Path, namespace: str, capabilities: frozenset[str], apply: bool, check: bool) -> list[str]:
@@ -68,9 +72,12 @@ def _take_steps(file: Path, kind: Kind, steps: list[str], apply: bool, check: bo
         if not apply:
             return steps
         create_file(file, kind)
-    with unchanged(file) as connection:
-        due = steps_due(connection, steps)
-    return _take_due(file, steps) if due and apply else due
+    due = look(file, lambda connection: steps_due(connection, steps))
+    if apply and due != []:
+        return _take_due(file, steps)
+    if due is None:
+        raise BackendUnavailable(f"{file} is being written too fast to be looked at; try again, or migrate it")
+    return due
 
 
 def _take_due(file: Path, steps: list[str]) -> list[str]:

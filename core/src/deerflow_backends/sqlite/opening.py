@@ -15,14 +15,16 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from deerflow_backends.errors import ConfigError, Corrupt, PluginError
+from deerflow_backends.errors import BackendUnavailable, ConfigError, Corrupt, PluginError
 from deerflow_backends.sqlite.database import connect_file
 from deerflow_backends.sqlite.failures import translated
 from deerflow_backends.sqlite.layout import VERSION, Kind
+
+T = TypeVar("T")
 
 #: STRICT tables came with this one.
 OLDEST_SQLITE: Final = (3, 37, 0)
@@ -106,28 +108,32 @@ def check_file(path: Path, kind: Kind) -> bool:
         return False
     if not path.is_file():
         raise ConfigError(f"{path} is no file; move it away, or choose another path or namespace")
-    for written in (path, *_beside(path)):
-        if written.exists() and not _is_writable(written):
-            raise ConfigError(f"{written} is read-only; make it writable")
+    for written in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_writable(written):
+                raise ConfigError(f"{written} is read-only; make it writable")
     _check_header(path, kind)
-    _check_content(path)
+    look(path, lambda connection: _examine(connection, path))
     return True
 
 
 def create_file(path: Path, kind: Kind) -> None:
     """Make an empty file of ours, whole at once: nobody ever sees a part of it. Somebody else's is left alone."""
     path.parent.mkdir(exist_ok=True)
-    with _room_beside(path) as room:
+    with _translating(path), _room_beside(path) as room:
         made = room / path.name
         with contextlib.closing(connect_file(made, mode="rwc")) as connection:
+            connection.execute("PRAGMA synchronous = OFF")  # nobody knows the file yet; it is synced once below
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute(f"PRAGMA application_id = {kind.application_id}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute(_CREATE_STEPS)
+        _sync(made)
         with contextlib.suppress(FileExistsError):
             _link(made, path)
-    _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # not every system can sync a folder
+        _sync(path.parent)
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -140,7 +146,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _check_header(path: Path, kind: Kind) -> None:
-    with _looking(path), contextlib.closing(connect_file(path, mode="ro", immutable=True)) as connection:
+    with _translating(path), contextlib.closing(connect_file(path, mode="ro", immutable=True)) as connection:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != kind.application_id:
             raise ConfigError(
@@ -149,43 +155,38 @@ def _check_header(path: Path, kind: Kind) -> None:
         check_version(connection, path)
 
 
-def _check_content(path: Path) -> None:
-    """Check all that is stored.
+def look(path: Path, function: Callable[[sqlite3.Connection], T]) -> T | None:
+    """Read a file without changing anything, not even beside it; None if others never keep still meanwhile.
 
-    A file that others write while we look seems damaged where it is not; they found it sound when they opened it. So
-    damage counts only if nothing moves meanwhile.
+    A file that others write while we look may seem damaged where it is not, and they found it sound when they opened
+    it. So damage counts only if nothing moves.
     """
     before = _signature(path)
     for _ in range(_LOOKS):
         try:
-            _check_once(path)
-        except Corrupt:
+            with _unchanged(path) as connection:
+                return function(connection)
+        except (BackendUnavailable, Corrupt) as error:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             after = _signature(path)
-            if before == after:
+            if before == after and isinstance(error, Corrupt):
                 raise
             before = after
-        else:
-            return
-
-
-def _check_once(path: Path) -> None:
-    with unchanged(path) as connection:
-        check_version(connection, path)
-        _quick_check(connection, path)
+    return None
 
 
 @contextlib.contextmanager
-def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
-    """Read a file without changing anything, not even beside it. While others write, it may seem damaged."""
+def _unchanged(path: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_looking(path))
-        if _signature(path)[-1]:
-            view = stack.enter_context(_elsewhere(path))
-            connection = connect_file(view, mode="ro")
-        else:
-            connection = connect_file(path, mode="ro", immutable=True)
-        yield stack.enter_context(contextlib.closing(connection))
+        stack.enter_context(_translating(path))
+        view = stack.enter_context(_view(path)) if _signature(path)[-1] else None
+        opened = connect_file(path, mode="ro", immutable=True) if view is None else connect_file(view, mode="ro")
+        yield stack.enter_context(contextlib.closing(opened))
+
+
+def _examine(connection: sqlite3.Connection, path: Path) -> None:
+    check_version(connection, path)
+    _quick_check(connection, path)
 
 
 def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
@@ -202,7 +203,7 @@ def _quick_check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _looking(path: Path) -> Iterator[None]:
+def _translating(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -210,13 +211,16 @@ def _looking(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _elsewhere(path: Path) -> Iterator[Path]:
-    """Give file and log other names, so that what SQLite must write beside them lies there."""
+def _view(path: Path) -> Iterator[Path | None]:
+    """Give file and log other names, so that what SQLite must write beside them lies there; None without a log."""
     with _room_beside(path) as room:
         view = room / path.name
-        _link(path, view)
-        with contextlib.suppress(FileNotFoundError):  # its last user has just closed it, and the log is gone
+        try:
             _link(Path(f"{path}-wal"), Path(f"{view}-wal"))
+        except FileNotFoundError:  # the last user has just closed the file, which is complete then
+            yield None
+            return
+        _link(path, view)
         yield view
 
 
@@ -258,15 +262,10 @@ def _is_writable(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o222) and os.access(path, os.W_OK)
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    return Path(f"{path}-wal"), Path(f"{path}-shm")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power loss."""
-    with contextlib.suppress(OSError):  # not every system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _sync(path: Path) -> None:
+    """Make what is written, or of a folder its names, survive a power loss."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
