@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from deerflow_backends import ANY_USER, Backends, open_backends
 from deerflow_backends.cli.app import app
 from deerflow_backends.cli.app import run as run_command
-from deerflow_backends.cli.output import printable
+from deerflow_backends.cli.output import print_json, printable
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Plugin = Callable[[str, str], str]
@@ -370,3 +370,13 @@ def test_an_interrupt_ends_a_command_quietly(program: str) -> None:
 def test_names_cannot_steer_a_terminal() -> None:
     """Whatever an identifier holds is shown on one line, as an escape where it is no visible character."""
     assert printable("a\x1b[2J\n\u202e\x9b鹿🦌") == "a\\x1b[2J\\n\\u202e\\x9b鹿🦌"
+
+
+def test_json_for_scripts_is_one_line_of_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    """No line separator, control character or foreign letter of a value ends up raw in what a script reads."""
+    value = {"text": "\u2028\x9b鹿\n", "big": 2**80, "small": -0.0}
+    print_json(value)
+    shown = capsys.readouterr().out
+    assert shown.isascii()
+    assert len(shown.splitlines()) == 1
+    assert json.loads(shown) == value

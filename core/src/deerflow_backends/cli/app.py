@@ -1,4 +1,5 @@
 """The commands and their options. Each raises what goes wrong; `run` turns that into one line and an exit code."""
+# ruff: noqa: PLC0415  # each command loads what it needs and no more: pydantic alone takes longer than most of them
 
 from __future__ import annotations
 
@@ -7,20 +8,17 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from deerflow_backends.capabilities import CAPABILITIES
 from deerflow_backends.cli import missing_extra
-from deerflow_backends.cli.check import check
 from deerflow_backends.cli.demo import require_libraries
-from deerflow_backends.cli.installed import list_installed
-from deerflow_backends.cli.migrate import migrate
 from deerflow_backends.cli.output import print_errors
-from deerflow_backends.cli.tail import tail
-from deerflow_backends.configuration import Configuration, load_configuration
 from deerflow_backends.errors import BackendsError, ConfigError, InvalidArgument, PluginError
+
+if TYPE_CHECKING:
+    from deerflow_backends.configuration import Configuration
 
 #: Shells and timeouts(1) expect this of a program that was interrupted.
 _INTERRUPTED: Final = 130
@@ -67,6 +65,9 @@ def parse_settings(backend: str | None, pairs: Sequence[str] | None) -> dict[str
 
 def configured(backend: str | None, pairs: Sequence[str] | None) -> Configuration:
     """Load the configuration, with *backend* and its settings before everything else if they are given."""
+    from deerflow_backends.capabilities import CAPABILITIES
+    from deerflow_backends.configuration import load_configuration
+
     settings = parse_settings(backend, pairs)
     if backend is None:
         return load_configuration()
@@ -95,12 +96,16 @@ def common(
 @app.command("list")
 def list_command(*, as_json: JsonOption = False) -> None:
     """Show the installed backends, and what is wrong with the broken ones."""
+    from deerflow_backends.cli.installed import list_installed
+
     list_installed(as_json=as_json)
 
 
 @app.command("check")
 def check_command(*, backend: BackendOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Try what is configured: each capability once there and back, leaving nothing behind."""
+    from deerflow_backends.cli.check import check
+
     fine = asyncio.run(check(configured(backend, settings), as_json=as_json))
     raise typer.Exit(0 if fine else 1)
 
@@ -114,6 +119,8 @@ def migrate_command(
     as_json: JsonOption = False,
 ) -> None:
     """Bring the schemas of what is configured up to date."""
+    from deerflow_backends.cli.migrate import migrate
+
     asyncio.run(migrate(configured(backend, settings), dry_run=dry_run, as_json=as_json))
 
 
@@ -132,6 +139,8 @@ def tail_command(
     as_json: JsonOption = False,
 ) -> None:
     """Print a run's events as they come, until the run ends."""
+    from deerflow_backends.cli.tail import tail
+
     configuration = configured(backend, settings)
     whole = asyncio.run(tail(configuration, run_id, last_event_id=last_event_id, follow=follow, as_json=as_json))
     raise typer.Exit(0 if whole else 1)
@@ -151,7 +160,7 @@ def demo(
         require_libraries()
     except ModuleNotFoundError as error:
         raise typer.Exit(missing_extra("demo", error)) from None
-    from deerflow_backends.cli.demo.command import demonstrate  # noqa: PLC0415  # not before its libraries are there
+    from deerflow_backends.cli.demo.command import demonstrate
 
     raise typer.Exit(demonstrate(backend, parsed, keep=keep, as_json=as_json))
 

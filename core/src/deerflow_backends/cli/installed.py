@@ -6,6 +6,7 @@ import dataclasses
 
 from deerflow_backends import CONTRACT_VERSION, plugins
 from deerflow_backends.cli.output import cell, console, print_json, table
+from deerflow_backends.distributions import CORE
 from deerflow_backends.plugins import InstalledPlugin
 
 
@@ -30,4 +31,4 @@ def list_installed(*, as_json: bool) -> None:
 
 def _contract(plugin: InstalledPlugin) -> str:
     """Return the versions of core that the plugin goes with, which are the contract's; core's own go with itself."""
-    return plugin.requires or (CONTRACT_VERSION if plugin.distribution == plugins.CORE else "?")
+    return plugin.requires or (CONTRACT_VERSION if plugin.distribution == CORE else "?")

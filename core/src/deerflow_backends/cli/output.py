@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deerflow_backends.codec import encode
+from deerflow_backends.codec import decode, encode
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -39,8 +39,8 @@ def table(*columns: str) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document for scripts, on one line."""
-    sys.stdout.write(encode(value).decode() + "\n")
+    """Print one JSON document for scripts, on one line and in ASCII: no pipe, locale or line reader garbles that."""
+    sys.stdout.write(json.dumps(decode(encode(value)), separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 

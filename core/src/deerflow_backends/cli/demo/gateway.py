@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import anyio.lowlevel
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from deerflow_backends.backends import Backends, open_backends
+from deerflow_backends.capabilities import CAPABILITIES
 from deerflow_backends.cli.demo.child import hear, report, run_child
 from deerflow_backends.codec import JSON, decode, encode
 from deerflow_backends.errors import BackendUnavailable, Conflict, InvalidArgument, RevisionConflict
@@ -165,6 +167,7 @@ def create_app(backends: Backends) -> Starlette:
 async def serve() -> None:
     """Open what is configured, serve it on a free port of this host until the program is gone, and close it."""
     async with open_backends() as backends:
+        await anyio.lowlevel.checkpoint()  # loads anyio's backend now, not while the first reader waits
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             create_app(backends),
@@ -179,8 +182,6 @@ async def serve() -> None:
         report(port=listener.getsockname()[1], reach=reach)
         await server.serve(sockets=[listener])
 
-
-CAPABILITIES: Final = ("stream_bridge", "memory", "thread_index", "counters")
 
 if __name__ == "__main__":
     sys.exit(run_child(serve))

@@ -15,9 +15,8 @@ from typing import Any, Final
 from deerflow_backends.codec import decode
 from deerflow_backends.errors import ConfigError
 
-_READY_SECONDS: Final = 20.0
+_READY_SECONDS: Final = 30.0
 _END_SECONDS: Final = 4.0
-_LOG_LINES: Final = 3
 
 
 class DemoFailed(Exception):
@@ -74,7 +73,7 @@ class Child:
 
     def _last_words(self) -> str:
         lines = self.log.read_text("utf-8", "replace").strip().splitlines()
-        return ": " + " | ".join(lines[-_LOG_LINES:]) if lines else ""
+        return f": {lines[-1]}" if lines else ""
 
 
 class Children:

@@ -178,7 +178,7 @@ class _Demo:
         await self._stream(worker)
         self.stage.watch([], self.published)
         self.stage.step("A is started again: threads, memory and counters over both")
-        self.replicas["A"] = await self.processes.ready(await self.processes.start("replica A", _GATEWAY))
+        await self.processes.ready(self.replicas["A"])
         await self._threads()
         await self._memory()
         await self._counters()
@@ -223,7 +223,10 @@ class _Demo:
             self.processes.forget(self.replicas["A"])
             await self.replicas["A"].kill()
             self.stage.step("A is killed (SIGKILL), the clients read on from B")
-            await asyncio.gather(hearing, *reading)
+            await hearing
+            # The worker is done, some clients are still catching up: time enough for A to come back.
+            self.replicas["A"] = await self.processes.start("replica A", _GATEWAY)
+            await asyncio.gather(*reading)
         finally:
             for task in (hearing, *reading):
                 task.cancel()
