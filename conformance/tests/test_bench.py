@@ -225,16 +225,16 @@ def test_owned_is_the_authors_count_or_none(bench: Bench) -> None:
     async def owned(space: Any) -> int:
         return 4
 
-    counting, plain = bench_of(owned=owned), bench_of(owned=lambda space: 3)
+    without, counting, plain = bench_of(owned=None), bench_of(owned=owned), bench_of(owned=lambda space: 3)
 
     async def body() -> None:
-        assert await bench.owned(bench.space()) is None
+        assert await without.owned(bench.space()) is None
         assert await counting.owned(bench.space()) == 4
         assert await plain.owned(bench.space()) == 3
 
     bench.run(body)
-    counting.close()
-    plain.close()
+    for one in (without, counting, plain):
+        one.close()
 
 
 def test_checks_register_by_number_with_a_docstring() -> None:

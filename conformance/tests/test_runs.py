@@ -131,7 +131,7 @@ def test_what_does_not_apply_says_why(run_with: Callable[..., Run]) -> None:
     """All checks exempt: not applicable. Some: passed, with the reason kept."""
     run = run_with({"S1": [exempts, exempts], "S2": [exempts, passes]})
     whole, part = run.judge("S1"), run.judge("S2")
-    assert (whole.state, whole.reason) == (State.NOT_APPLICABLE, "no files here; no files here")
+    assert (whole.state, whole.reason) == (State.NOT_APPLICABLE, "no files here")
     assert (part.state, part.reason) == (State.PASSED, "no files here")
 
 
@@ -285,6 +285,13 @@ def test_verdicts_count_and_name() -> None:
         f"counters/1.0 L1 · {count - 4}/{count - 1} passed (failed: C2; known failure: C7; could not run: C6; "
         "not applicable: G11; not at this level: G5, G7, G12)"
     )
+
+
+def test_verdicts_name_what_was_not_run() -> None:
+    """Numbers in a row are told as a range."""
+    missing = ("C2", "C3", "C4", "C6", "C7")
+    results = [one for one in _verdict().results if one.number not in missing]
+    assert "not run: C2-C4, C6, C7; " in Verdict("counters", "L1", tuple(results)).line()
 
 
 @pytest.mark.parametrize(

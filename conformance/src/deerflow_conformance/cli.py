@@ -8,6 +8,7 @@ import fnmatch
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from deerflow_conformance.promises import (
 from deerflow_conformance.results import BrokenUse, Exit, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import Run
 from deerflow_conformance.texts import result_text
+
+#: Settings that look like this are not repeated in what the command prints.
+_SECRET = re.compile("@|password|passwd|secret|token|credential|key", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,12 +160,17 @@ def _tell(result: Result, replay: str) -> None:
 
 
 def _replay(conformance: Conformance, number: str, options: argparse.Namespace) -> str:
-    settings = "".join(f" --set {pair}" for pair in options.set)
+    settings = "".join(f" --set {shlex.quote(_hidden(pair))}" for pair in options.set)
     budget = "" if options.budget == 1 else f" --budget {options.budget:g}"
     return (
         f"deerflow-conformance run {options.name}{settings} --only {conformance.capability} -k {number}"
         f" --seed {options.seed}{budget}"
     )
+
+
+def _hidden(pair: str) -> str:
+    """Return a setting to show: without its value where that may hold a password."""
+    return f"{pair.partition('=')[0]}=..." if _SECRET.search(pair) else pair
 
 
 def _as_json(options: argparse.Namespace, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ class FileRecipe:
 
 @dataclass(frozen=True, slots=True)
 class PluginRecipe:
-    """How another process opens a plugin's capability."""
+    """How another process opens a plugin's capability. Its settings may hold secrets, so its repr does without."""
 
     plugin: str
     capability: Capability
-    connection: dict[str, Any]
+    connection: dict[str, Any] = field(repr=False)
 
 
 Recipe: TypeAlias = FileRecipe | PluginRecipe
@@ -159,7 +159,7 @@ class PluginConformance:
     """Every capability that one installed plugin offers, to be tested; found out when asked for, not at import."""
 
     plugin: str
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)
     known_failures: Mapping[str, Mapping[str, KnownFailure]]
 
     def conformances(self) -> list[Conformance]:

@@ -1,0 +1,53 @@
+"""The kit's proof of itself: every deliberate fault is noticed, by the checks of the promise that it breaks."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from deerflow_conformance.mutants import Mutant, all_mutants, mutant, run_mutant
+from deerflow_conformance.promises import CAPABILITIES, Capability
+from deerflow_conformance.reference import REFERENCE
+from deerflow_conformance.results import State
+from deerflow_conformance.runs import Run
+from deerflow_conformance.texts import result_text
+
+MUTANTS = all_mutants()
+
+
+@cache
+def _unharmed(number: str, capability: Capability) -> State:
+    (conformance,) = (one for one in REFERENCE if one.capability == capability)
+    run = Run(conformance)
+    try:
+        return run.judge(number).state
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("mutated", MUTANTS, ids=lambda mutated: f"{mutated.number}-{mutated.name}")
+def test_a_mutant_dies(mutated: Mutant) -> None:
+    """Its promise holds without the fault and fails with it, by what a check looks for and not by a crash."""
+    assert _unharmed(mutated.number, mutated.capability) is State.PASSED
+    outcome = run_mutant(mutated)
+    assert outcome.killed, f"{mutated.sentence}\n{result_text(outcome.result, 'this test')}"
+    assert _unharmed.__wrapped__(mutated.number, mutated.capability) is State.PASSED, "the fault outlived its context"
+
+
+def test_there_are_enough() -> None:
+    """Every capability has at least six mutants."""
+    counts = Counter(mutated.capability for mutated in MUTANTS)
+    assert all(counts[capability] >= 6 for capability in CAPABILITIES), counts
+
+
+def test_mutants_register_by_promise_with_a_docstring() -> None:
+    """A mutant names a promise of its capability and says what is wrong, under a name of its own."""
+    with pytest.raises(ValueError, match="memory has no promise 'S1'"):
+        mutant("S1", "memory")
+
+    def undocumented() -> None: ...
+
+    with pytest.raises(ValueError, match="docstring"):
+        mutant("S1", "stream_bridge")(undocumented)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="two mutants"):
+        mutant(MUTANTS[0].number, MUTANTS[0].capability)(MUTANTS[0].patch)
