@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -9,8 +10,11 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from deerflow_backends import ANY_USER, Counts, Record, open_backends
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Plugin = Callable[[str, str], str]
@@ -57,6 +61,14 @@ def alive(mark: str) -> list[int]:
         if wanted in variables:
             found.append(int(path.parent.name))
     return found
+
+
+async def left(path: str) -> tuple[list[Record], int, dict[str, Counts]]:
+    """Return the users, the number of threads and the models that are stored at *path*."""
+    chosen: dict[str, Any] = dict.fromkeys(("stream_bridge", "memory", "thread_index", "counters"), "sqlite")
+    async with open_backends({**chosen, "connections": {"sqlite": {"path": path}}}) as backends:
+        users = [record async for record in backends.memory.export()]
+        return users, await backends.thread_index.count(ANY_USER), await backends.counters.all_totals()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -126,6 +138,7 @@ def test_a_backend_that_loses_events_is_caught(run: Run, plugin: Plugin, mark: s
     assert max(map(len, ended.stdout.splitlines())) <= 80
     assert alive(mark) == []
     assert list((tmp_path / "temporary").iterdir()) == []
+    assert asyncio.run(left(data)) == ([], 0, {})
 
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -175,5 +188,6 @@ def test_what_cannot_be_opened_is_one_line(run: Run, mark: str, tmp_path: Path) 
     assert ended.returncode == 2, ended
     assert len(ended.stderr.splitlines()) == 1
     assert "below" in ended.stderr
+    assert "deerflow-demo-" not in ended.stderr
     assert alive(mark) == []
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
+from deerflow_backends.cli.demo.acts import Setup
 from deerflow_backends.cli.demo.processes import DemoFailed
-from deerflow_backends.cli.demo.program import Outcome, Setup, perform
+from deerflow_backends.cli.demo.program import Outcome, perform
 from deerflow_backends.cli.demo.show import as_json as outcome_as_json
 from deerflow_backends.cli.demo.show import stage, summary
 from deerflow_backends.cli.output import console, print_errors, print_json, printable
@@ -17,12 +18,13 @@ from deerflow_backends.cli.output import console, print_errors, print_json, prin
 def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_json: bool) -> int:
     """Run the demo, print what came of it, and return 0 only if all of it held."""
     out = console()
+    setup = Setup(backend, settings, keep)
     if not as_json:
-        place = "in a folder of its own" if backend == "sqlite" and not settings else "as set"
+        place = "in a temporary folder" if setup.temporary else "as set"
         out.print(Text.assemble(("deerflow-backends demo", "bold"), f" on {printable(backend)}, {place}\n"))
     try:
         with stage(out, silent=as_json) as shown:
-            outcome = asyncio.run(perform(Setup(backend, settings, keep), shown))
+            outcome = asyncio.run(perform(setup, shown))
     except DemoFailed as error:
         if as_json:
             print_json({"ok": False, "error": str(error)})

@@ -76,11 +76,6 @@ class Gateway:
         headers = {"cache-control": "no-cache"}
         return StreamingResponse(sse_frames(items), media_type="text/event-stream", headers=headers)
 
-    async def drop_run(self, request: Request) -> Response:
-        """Remove a run's events."""
-        await self._backends.stream_bridge.cleanup(request.path_params["run_id"])
-        return _answer(None)
-
     async def threads(self, request: Request) -> Response:
         """List one page of a user's threads."""
         page = await self._backends.thread_index.list(
@@ -113,15 +108,6 @@ class Gateway:
         )
         return _answer({"revision": applied.revision})
 
-    async def forget_user(self, request: Request) -> Response:
-        """Remove a user's memory and threads."""
-        user_id = request.path_params["user_id"]
-        await self._backends.memory.erase(user_id)
-        while threads := (await self._backends.thread_index.list(user_id)).items:
-            for thread in threads:
-                await self._backends.thread_index.delete(thread.thread_id, user_id=user_id)
-        return _answer(None)
-
     async def counts(self, request: Request) -> Response:
         """Show what was counted for a model, by all processes."""
         return _answer(await self._backends.counters.totals(request.path_params["model"]))
@@ -130,11 +116,6 @@ class Gateway:
         """Count one call of a model."""
         outcome = decode(await request.body())
         await self._backends.counters.record(request.path_params["model"], calls=1, **outcome)
-        return _answer(None)
-
-    async def reset(self, request: Request) -> Response:
-        """Forget a model's counts."""
-        await self._backends.counters.reset(request.path_params["model"])
         return _answer(None)
 
 
@@ -150,15 +131,12 @@ def create_app(backends: Backends) -> Starlette:
     routes = [
         Route("/ready", gateway.ready),
         Route("/api/runs/{run_id}/stream", gateway.stream),
-        Route("/api/runs/{run_id}", gateway.drop_run, methods=["DELETE"]),
         Route("/api/users/{user_id}/threads", gateway.threads),
         Route("/api/users/{user_id}/threads", gateway.create_thread, methods=["POST"]),
         Route("/api/users/{user_id}/memory", gateway.memory),
         Route("/api/users/{user_id}/memory", gateway.put_fact, methods=["POST"]),
-        Route("/api/users/{user_id}", gateway.forget_user, methods=["DELETE"]),
         Route("/api/models/{model}", gateway.counts),
         Route("/api/models/{model}/calls", gateway.count, methods=["POST"]),
-        Route("/api/models/{model}", gateway.reset, methods=["DELETE"]),
     ]
     refusals: Any = dict.fromkeys((Conflict, InvalidArgument, BackendUnavailable), _refuse)
     return Starlette(routes=routes, exception_handlers=refusals)

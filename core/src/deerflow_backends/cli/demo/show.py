@@ -16,8 +16,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from deerflow_backends.cli.demo.acts import Stage
 from deerflow_backends.cli.demo.clients import Client
-from deerflow_backends.cli.demo.program import Outcome, Stage
+from deerflow_backends.cli.demo.program import Outcome
 from deerflow_backends.cli.demo.script import EVENTS
 from deerflow_backends.cli.demo.verify import Published
 
