@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from deerflow_backends import ABSENT, Closed, Conflict, InvalidArgument, PutBody, PutFact, RevisionConflict, inprocess
+from deerflow_backends import (
+    ABSENT,
+    Closed,
+    Conflict,
+    DeleteFact,
+    InvalidArgument,
+    PutBody,
+    PutFact,
+    RevisionConflict,
+    inprocess,
+)
 from deerflow_backends.inprocess import layout
 from deerflow_backends.inprocess.connection import Connection
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
@@ -119,6 +129,20 @@ def test_clearing_and_erasing_free_what_was_stored(namespace: str) -> None:
             assert layout.owned(connection.tables, layout.MEMORY) == 1
             await store.erase("u")
             assert layout.owned(connection.tables, layout.MEMORY) == 0
+
+    asyncio.run(test())
+
+
+def test_an_agent_whose_last_fact_is_deleted_is_gone(namespace: str) -> None:
+    """G11, M8: no empty part stays behind, and clearing it changes nothing."""
+
+    async def test() -> None:
+        async with opened(namespace) as (connection, store):
+            await store.apply("u", [PutFact("a", "f", {})])
+            await store.apply("u", [DeleteFact("a", "f")])
+            assert await store.agents("u") == []
+            assert await store.clear("u") == 2
+            assert layout.owned(connection.tables, layout.MEMORY) == 1
 
     asyncio.run(test())
 

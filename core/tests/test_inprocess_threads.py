@@ -45,6 +45,7 @@ steps = st.lists(
         st.sampled_from(["u", "v", None]),
         st.sampled_from(["idle", "running"]),
     ),
+    min_size=10,
     max_size=40,
 )
 
@@ -78,6 +79,8 @@ def test_every_listing_is_the_sorted_selection(program: list[tuple[str, str, str
     async def test() -> None:
         clock = Turned()
         async with opened(clock) as (connection, index):
+            for thread_id, user_id in zip("abcde", ["u", "u", "u", "v", None], strict=True):
+                await index.create(NewThread(thread_id, user_id))
             for step in program:
                 await take(index, clock, step)
             everything = [thread for one in "abcde" if (thread := await index.get(one, user_id=ANY_USER)) is not None]
@@ -91,12 +94,21 @@ def test_every_listing_is_the_sorted_selection(program: list[tuple[str, str, str
                         if scope in {ANY_USER, thread.user_id} and status in {None, thread.status}
                     ]
                     assert await pages(index, scope, status=status, limit=limit) == wanted
+                    for pin in (True, 1, None):
+                        chosen = [thread for thread in wanted if same(thread.metadata.get("deerflow_pinned"), pin)]
+                        matching = {"deerflow_pinned": pin}
+                        assert await pages(index, scope, status=status, limit=limit, metadata=matching) == chosen
                     assert await index.count(scope, status=status) == len(wanted)
             for thread in everything:
                 assert await index.delete(thread.thread_id, user_id=ANY_USER)
             assert layout.owned(connection.tables, layout.THREADS) == 0
 
     asyncio.run(test())
+
+
+def same(value: object, wanted: object) -> bool:
+    """Equality as T8 has it for values that are never stored as null here."""
+    return wanted is not None and type(value) is type(wanted) and value == wanted
 
 
 async def pages(index: InProcessThreadIndex, scope: Any, **arguments: Any) -> list[Thread]:
