@@ -386,7 +386,7 @@ def a_value_may_have_8_mib(bench: Bench) -> None:
     async def body() -> None:
         async with bench.open() as opened:
             place = face.places[0]
-            for value in (*map(_of_size, sizes), *(_of_size(MAX_BYTES, fill) for fill in ("x", "\x00é", "\U0001f600"))):
+            for value in (*map(_of_size, sizes), *(_of_size(MAX_BYTES, fill) for fill in ("x", "\x00é"))):
                 await _comes_back_whole(opened, place, value)
         for place in face.places:
             async with bench.open() as opened:
@@ -549,6 +549,8 @@ def a_write_is_seen_by_the_next_read_anywhere(bench: Bench) -> None:
                 slot = face.slots[which % len(face.slots)]
                 writer, reader = (here if writes_here else there), (here if reads_here else there)
                 name = f"{slot.name} {number}"
+                found = await slot.read(reader, [name])
+                expect(found == {}, f"nothing under {slot.name} {name!r} yet", found)
                 await slot.put(writer, name, number)
                 found = await slot.read(reader, [name])
                 expect(found == {name: number}, {name: number}, found)

@@ -132,8 +132,8 @@ class Run:
                 return "0-0"
             case "malformed":
                 return cursor.text
-            case "known" if cursor.number < len(ids):
-                return ids[-1 - cursor.number]
+            case "known" if ids:
+                return ids[-1 - cursor.number % len(ids)]
             case "start" if cursor.number < len(self.streams):
                 return f"{self.streams[-1 - cursor.number].epoch}-0"
             case "beyond" if self.streams:
@@ -297,8 +297,9 @@ class Interpreter:
         try:
             for step in self._program.steps:
                 await self._step(step, instances)
-                for run_id in self._runs:
-                    await self._compare_status(run_id, instances)
+                if not isinstance(step, Subscribe | Reconnect | ReadItems):
+                    for run_id in self._runs:
+                        await self._compare_status(run_id, instances)
             for number in self._readers:
                 await self._read(number, 100)
         finally:
@@ -321,10 +322,12 @@ class Interpreter:
                 await self._end(instances[via], run_id)
             case CleanUp(run=run_id, delay=delay, via=via):
                 await self._clean_up(instances[via], run_id, delay)
-            case Subscribe(reader=number, run=run_id, cursor=cursor, via=via):
+            case Subscribe(reader=number, run=run_id, cursor=cursor, read=count, via=via):
                 await self._subscribe(instances[via], number, run_id, cursor)
-            case Reconnect(reader=number, via=via):
+                await self._read(number, count)
+            case Reconnect(reader=number, read=count, via=via):
                 await self._reconnect(instances[via], number)
+                await self._read(number, count)
             case ReadItems(reader=number, count=count):
                 await self._read(number, count)
             case Pass(seconds=seconds, long=False):

@@ -5,10 +5,14 @@ Few runs, few readers and little room: most programs trim, reconnect at what is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
+
+T = TypeVar("T")
 
 #: Runs whose ids collide in a careless store.
 RUNS: Final = ("run", "Run", "run:1")
@@ -71,9 +75,9 @@ class Cursor:
 
     Attributes:
         kind: ``none``; ``zero``: the text 0-0; ``malformed``: *text*; ``known``: the id of the *number*-th event that
-            the run ever had, counted from its newest; ``start``: the place before the first event of its *number*-th
-            newest stream; ``beyond``: *number* places after the tail; ``foreign``: the newest id with an epoch that is
-            *number* higher.
+            the run ever had, counted from its newest on; ``start``: the place before the first event of its
+            *number*-th newest stream; ``beyond``: *number* places after the tail; ``foreign``: the newest id with an
+            epoch that is *number* higher.
         number: From 0 on.
         text: What a malformed cursor is.
     """
@@ -85,19 +89,21 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Put reader number *reader* in place of the one that was there, on a run through instance *via*."""
+    """Put reader number *reader* in place of the one that was there, and ask it for *read* items."""
 
     reader: int
     run: str
     cursor: Cursor
+    read: int
     via: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Leave, and subscribe again through instance *via* with the last id that the reader knows."""
+    """Leave, subscribe again with the last id that the reader knows, and ask for *read* items."""
 
     reader: int
+    read: int
     via: int
 
 
@@ -138,73 +144,102 @@ class StreamProgram:
 
 
 READERS: Final = 3
-_instances = st.integers(0, 1)
-_runs = st.sampled_from((RUNS[0], RUNS[0], RUNS[0], *RUNS[1:]))
-_readers = st.integers(0, READERS - 1)
+_VIA: Final = (0, 1)
+_RUNS: Final = (RUNS[0], RUNS[0], RUNS[0], *RUNS[1:])
+_READERS: Final = (0, 1, 0, 1, *range(READERS))
+_DATA: Final[tuple[Any, ...]] = (0, "x" * 8, None, "x" * 30, {"a": [1.0]}, "", 1)
+_DELAYS: Final = (0.0, 0.433, 0.0, 1.871)
+#: What a step is, by weight; the simplest comes first, since examples are shortened towards it.
+_KINDS: Final = (
+    *("publish", "publish", "publish", "publish", "publish", "batch", "batch", "read", "read", "read"),
+    *("subscribe", "subscribe", "subscribe", "subscribe", "subscribe", "reconnect", "reconnect", "end", "clean up"),
+)
+_TIMED_KINDS: Final = (*_KINDS, "clean up", "pass", "pass", "pass a ttl")
+_CURSORS: Final = (
+    *("none", "none", "recent", "recent", "recent", "recent", "recent", "known", "known", "start", "start"),
+    *("zero", "malformed", "malformed", "beyond", "foreign"),
+)
+#: Every step is drawn as one number below this and decoded: drawing its parts one by one takes longer than the test.
+_STEP_NUMBERS: Final = 2**24
 
 
-def cursors() -> st.SearchStrategy[Cursor]:
-    """Draw cursors, most of them ids that the run had once."""
-    return st.one_of(
-        st.just(Cursor("none")),
-        st.builds(Cursor, st.just("known"), st.integers(0, 12)),
-        st.builds(Cursor, st.just("known"), st.integers(0, 2)),
-        st.builds(Cursor, st.just("start"), st.integers(0, 1)),
-        st.one_of(
-            st.just(Cursor("zero")),
-            st.builds(Cursor, st.just("malformed"), st.just(0), st.sampled_from(MALFORMED)),
-            st.builds(Cursor, st.just("beyond"), st.integers(1, 3)),
-            st.builds(Cursor, st.just("foreign"), st.integers(1, 2)),
-        ),
+class _Digits:
+    """The digits of a number, to a new base each time."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def pick(self, options: Sequence[T]) -> T:
+        self._number, index = divmod(self._number, len(options))
+        return options[index]
+
+
+def _cursor(digits: _Digits) -> Cursor:
+    kind = digits.pick(_CURSORS)
+    match kind:
+        case "known":
+            return Cursor("known", digits.pick(range(13)))
+        case "recent":
+            return Cursor("known", digits.pick(range(4)))
+        case "start":
+            return Cursor("start", digits.pick(range(2)))
+        case "zero":
+            return Cursor("zero")
+        case "malformed":
+            return Cursor("malformed", text=digits.pick(MALFORMED))
+        case "beyond":
+            return Cursor("beyond", digits.pick((1, 2, 3)))
+        case "foreign":
+            return Cursor("foreign", digits.pick((1, 2)))
+    return Cursor("none")
+
+
+def _events(digits: _Digits, most: int) -> tuple[tuple[str, Any], ...]:
+    count, name, data = digits.pick(range(1, most + 1)), digits.pick(range(len(NAMES))), digits.pick(range(len(_DATA)))
+    return tuple((NAMES[(name + i) % len(NAMES)], _DATA[(data + i) % len(_DATA)]) for i in range(count))
+
+
+def _step(number: int, max_events: int, *, timed: bool) -> Step:
+    digits = _Digits(number)
+    kind = digits.pick(_TIMED_KINDS if timed else _KINDS)
+    via = digits.pick(_VIA)
+    match kind:
+        case "read":
+            return ReadItems(digits.pick(_READERS), digits.pick((1, 2, 3, 6)))
+        case "subscribe":
+            reader, run, read = digits.pick(_READERS), digits.pick(_RUNS), digits.pick((1, 2, 0, 5))
+            return Subscribe(reader, run, _cursor(digits), read, via)
+        case "reconnect":
+            return Reconnect(digits.pick(_READERS), digits.pick((1, 2, 0)), via)
+        case "end":
+            return End(digits.pick(_RUNS), via)
+        case "clean up":
+            return CleanUp(digits.pick(_RUNS), digits.pick(_DELAYS) if timed else 0.0, via)
+        case "pass":
+            return Pass(digits.pick((0.7, 1.1)))
+        case "pass a ttl":
+            return Pass(0.0, long=True)
+    run = digits.pick(_RUNS)
+    return Publish(run, _events(digits, max_events if kind == "batch" else 5), kind == "batch", via)
+
+
+def _program(numbers: tuple[int, list[int]], *, timed: bool) -> StreamProgram:
+    digits = _Digits(numbers[0])
+    max_events, max_bytes = digits.pick((4, 8, 8, 3, 2, 1)), digits.pick((2**25, 2**25, 2**25, 40))
+    first: tuple[Step, ...] = (
+        Publish(RUNS[0], _events(digits, 4), False, 0),
+        Subscribe(0, RUNS[0], _cursor(digits), 1, digits.pick(_VIA)),
     )
+    steps = (_step(number, max_events, timed=timed) for number in numbers[1])
+    return StreamProgram(max_events, max_bytes, digits.pick((1024, 1, 3)), (*first, *steps))
 
 
-def _events(most: int) -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
-    data = st.one_of(st.integers(0, 9), st.sampled_from(["", "x" * 8, "x" * 30, None, {"a": [1.0]}]))
-    return st.lists(st.tuples(st.sampled_from(NAMES), data), min_size=1, max_size=most).map(tuple)
-
-
-def _steps(max_events: int, timed: bool) -> st.SearchStrategy[Step]:
-    delays = st.sampled_from((0.0, 0.0, 0.433, 1.871)) if timed else st.just(0.0)
-    publish = st.one_of(
-        st.builds(Publish, _runs, _events(5), st.just(False), _instances),
-        st.builds(Publish, _runs, _events(max_events), st.just(True), _instances),
-    )
-    read = st.builds(ReadItems, _readers, st.integers(1, 6))
-    subscribe = st.builds(Subscribe, _readers, _runs, cursors(), _instances)
-    rare: list[st.SearchStrategy[Step]] = [
-        st.builds(End, _runs, _instances),
-        st.builds(CleanUp, _runs, delays, _instances),
-        st.builds(CleanUp, _runs, delays, _instances),
-    ]
-    if timed:
-        rare += [st.builds(Pass, st.sampled_from((0.7, 1.1))), st.just(Pass(0, long=True))]
-    return st.one_of(
-        publish, publish, read, read, subscribe, st.builds(Reconnect, _readers, _instances), st.one_of(rare)
-    )
-
-
-def stream_programs(*, timed: bool, max_steps: int = 24) -> st.SearchStrategy[StreamProgram]:
+def stream_programs(*, timed: bool, max_steps: int = 30) -> st.SearchStrategy[StreamProgram]:
     """Draw programs that begin with a publication and a subscriber.
 
     Args:
         timed: Whether there are delays and waits among the steps, for benches whose time is virtual.
-        max_steps: How long programs are.
+        max_steps: How long programs are, besides their beginning.
     """
-
-    def programs(max_events: int) -> st.SearchStrategy[StreamProgram]:
-        first = st.tuples(
-            st.builds(Publish, st.just(RUNS[0]), _events(4), st.just(False), _instances),
-            st.builds(Subscribe, st.just(0), st.just(RUNS[0]), cursors(), _instances),
-            st.builds(ReadItems, st.just(0), st.integers(1, 3)),
-        )
-        steps = st.tuples(first, st.lists(_steps(max_events, timed), max_size=max_steps))
-        return st.builds(
-            StreamProgram,
-            st.just(max_events),
-            st.sampled_from((2**25, 2**25, 40)),
-            st.sampled_from((1, 3, 1024)),
-            steps.map(lambda drawn: (*drawn[0], *drawn[1])),
-        )
-
-    return st.sampled_from((1, 2, 3, 4, 8)).flatmap(programs)
+    steps = st.lists(st.integers(0, _STEP_NUMBERS - 1), min_size=max_steps // 3, max_size=max_steps)
+    return st.tuples(st.integers(0, _STEP_NUMBERS - 1), steps).map(partial(_program, timed=timed))

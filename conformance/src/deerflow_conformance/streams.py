@@ -679,15 +679,16 @@ def an_event_named_like_a_sentinel_is_an_event(bench: Bench) -> None:
     names = (END_SENTINEL.event, HEARTBEAT_SENTINEL.event, "end", "StreamGap", "error")
 
     async def body() -> None:
-        async with two_instances(bench) as (a, b), reading(bench, b, RUN) as reader:
+        async with two_instances(bench) as (a, b):
             for name in names:
-                event_id = await a.publish(RUN, name, None)
-                item = await reader.next()
-                while item is HEARTBEAT_SENTINEL:
+                async with reading(bench, b, f"run of {name}") as reader:
+                    event_id = await a.publish(f"run of {name}", name, None)
                     item = await reader.next()
-                expect(item is not END_SENTINEL and item == StreamEvent(event_id, name, None), f"{name!r}", item)
-            await reader.waits()
-            status = await a.status(RUN)
-            expect(status and not status.ended, "a stream that has not ended", status)
+                    while item is HEARTBEAT_SENTINEL:
+                        item = await reader.next()
+                    expect(item is not END_SENTINEL and item == StreamEvent(event_id, name, None), f"{name!r}", item)
+                    await reader.waits()
+                    status = await a.status(f"run of {name}")
+                    expect(status and not status.ended, "a stream that has not ended", status)
 
     bench.run(body)

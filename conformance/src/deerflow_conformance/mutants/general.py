@@ -1,0 +1,184 @@
+"""Faults against what holds for all four capabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import unicodedata
+from contextlib import AbstractContextManager
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from deerflow_backends import codec, subscription
+from deerflow_backends.binding import Binding
+from deerflow_backends.clocks import to_datetime
+from deerflow_backends.counters import Counts
+from deerflow_backends.hub import Hub
+from deerflow_backends.inprocess import streams
+from deerflow_backends.inprocess.counters import InProcessModelCounters
+from deerflow_backends.inprocess.memories import InProcessMemoryStore
+from deerflow_backends.inprocess.streams import InProcessStreamBridge
+from deerflow_backends.inprocess.threads import InProcessThreadIndex
+from deerflow_conformance.mutants import mutant
+
+Patched = AbstractContextManager[Any]
+
+_find = InProcessStreamBridge._find
+_create = InProcessStreamBridge._create
+_publish = InProcessStreamBridge.publish
+_user = InProcessMemoryStore._user
+_store = InProcessMemoryStore._store
+_reset = InProcessModelCounters.reset
+_totals = InProcessModelCounters.totals
+_get = InProcessThreadIndex.get
+_hub_close = Hub.close
+_decode = codec.decode
+
+
+@mutant("G1", "stream_bridge")
+def run_ids_are_case_folded() -> Patched:
+    """Runs whose ids differ only by case are one."""
+
+    def find(self: InProcessStreamBridge, run_id: str, now: int) -> Any:
+        return _find(self, run_id.casefold(), now)
+
+    def create(self: InProcessStreamBridge, run_id: str, now: int, trace: Any) -> Any:
+        return _create(self, run_id.casefold(), now, trace)
+
+    return mock.patch.multiple(InProcessStreamBridge, _find=find, _create=create)
+
+
+@mutant("G1", "memory")
+def user_ids_are_normalised() -> Patched:
+    """Users whose ids differ only by normal form are one."""
+
+    def normal(user_id: str | None) -> str | None:
+        return user_id and unicodedata.normalize("NFC", user_id)
+
+    def user(self: InProcessMemoryStore, user_id: str | None) -> Any:
+        return _user(self, normal(user_id))
+
+    def store(self: InProcessMemoryStore, user_id: str | None, *rest: Any) -> None:
+        _store(self, normal(user_id), *rest)
+
+    return mock.patch.multiple(InProcessMemoryStore, _user=user, _store=store)
+
+
+@mutant("G2", "stream_bridge")
+def nan_becomes_null() -> Patched:
+    """NaN and the infinities are taken, and come back as null."""
+    return mock.patch.object(codec, "math", SimpleNamespace(isfinite=lambda value: True))
+
+
+@mutant("G2", "stream_bridge")
+def subscribers_share_one_value() -> Patched:
+    """All subscribers get one and the same object."""
+    return mock.patch.object(subscription, "decode", functools.lru_cache(_decode))
+
+
+@mutant("G2", "memory")
+def whole_floats_become_integers() -> Patched:
+    """1.0 comes back as 1."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        if isinstance(value, dict):
+            return {key: whole(item) for key, item in value.items()}
+        return [whole(item) for item in value] if isinstance(value, list) else value
+
+    return mock.patch.object(codec, "decode", lambda data: whole(_decode(data)))
+
+
+@mutant("G3", "stream_bridge")
+def text_is_cut_at_64_kib() -> Patched:
+    """Text is cut after 65,536 characters."""
+
+    def cut(data: bytes) -> Any:
+        value = _decode(data)
+        return {key: item[:65_536] for key, item in value.items()} if isinstance(value, dict) else value
+
+    return mock.patch.object(subscription, "decode", cut)
+
+
+@mutant("G4", "counters")
+def reset_goes_by_prefix() -> Patched:
+    """Resetting a model resets every model whose name begins with its name."""
+
+    async def reset(self: InProcessModelCounters, model_name: str) -> None:
+        for name in await self.all_totals():
+            if name.startswith(model_name):
+                await _reset(self, name)
+
+    return mock.patch.object(InProcessModelCounters, "reset", reset)
+
+
+@mutant("G6", "counters")
+def totals_are_remembered() -> Patched:
+    """An instance shows the totals that it saw first."""
+    seen: dict[tuple[int, str], Counts] = {}
+
+    async def totals(self: InProcessModelCounters, model_name: str) -> Counts:
+        key = (id(self), model_name)
+        if key not in seen:
+            seen[key] = await _totals(self, model_name)
+        return seen[key]
+
+    return mock.patch.object(InProcessModelCounters, "totals", totals)
+
+
+@mutant("G8", "stream_bridge")
+def a_lock_is_kept_after_cancelling() -> Patched:
+    """A publish that is cancelled while it holds the lock never gives it back."""
+    locks: dict[InProcessStreamBridge, asyncio.Lock] = {}
+
+    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
+        lock = locks.setdefault(self, asyncio.Lock())
+        await lock.acquire()
+        await asyncio.sleep(0)
+        try:
+            return await _publish(self, run_id, event, data)
+        finally:
+            lock.release()
+
+    return mock.patch.object(InProcessStreamBridge, "publish", publish)
+
+
+@mutant("G9", "stream_bridge")
+def a_task_is_left_after_closing() -> Patched:
+    """Closing starts a task that goes on."""
+    left: list[Any] = []
+
+    async def close(self: Hub) -> None:
+        await _hub_close(self)
+        left.append(asyncio.create_task(asyncio.sleep(3_600)))
+
+    return mock.patch.object(Hub, "close", close)
+
+
+@mutant("G9", "memory")
+def closed_stores_still_answer() -> Patched:
+    """After its context manager was left, a store goes on as before."""
+    return mock.patch.object(Binding, "close")
+
+
+@mutant("G10", "stream_bridge")
+def times_are_naive() -> Patched:
+    """Times have no time zone."""
+
+    def naive(microseconds: int) -> datetime:
+        return to_datetime(microseconds).replace(tzinfo=None)
+
+    return mock.patch.object(streams, "to_datetime", naive)
+
+
+@mutant("G13", "thread_index")
+def ping_answers_when_closed() -> Patched:
+    """Ping looks at nothing."""
+
+    async def ping(self: InProcessThreadIndex) -> None:
+        return None
+
+    return mock.patch.object(InProcessThreadIndex, "ping", ping)
