@@ -18,6 +18,7 @@ import pytest
 from deerflow_backends import sqlite
 from deerflow_backends.errors import BackendsError, ConfigError, Corrupt, PluginError
 from deerflow_backends.sqlite import layout, opening
+from deerflow_backends.threads import NewThread
 
 BytesOf = Callable[[Path], dict[str, bytes]]
 
@@ -36,8 +37,6 @@ asyncio.run(main(sys.argv[1]))
 
 async def _fill(folder: Path) -> None:
     async with sqlite.connect(path=folder) as connection, sqlite.open_thread_index(connection) as index:
-        from deerflow_backends.threads import NewThread
-
         for number in range(50):
             await index.create(NewThread(f"t{number}", "u", metadata={"text": "x" * 2000}))
 
@@ -245,7 +244,7 @@ def test_network_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python with a SQLite that is too old is told so before anything is made."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
-    with pytest.raises(PluginError, match="3.37.0 or newer"):
+    with pytest.raises(PluginError, match="or newer"):
         asyncio.run(_open(tmp_path / "data"))
     assert list(tmp_path.iterdir()) == []
 
@@ -279,34 +278,39 @@ def test_two_namespaces_share_nothing(tmp_path: Path) -> None:
 def test_twenty_at_once(tmp_path: Path) -> None:
     """Twenty processes that open an empty folder at once all succeed, and nothing is made twice or left half."""
     source = """
-import asyncio, sys
+import asyncio, os, sys
 from contextlib import AsyncExitStack
 from deerflow_backends import sqlite
-from deerflow_backends.counters import CounterOptions
 async def main(folder):
-    sys.stdin.readline()
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(sqlite.connect(path=folder, timeout_seconds=60))
         bridge = await stack.enter_async_context(sqlite.open_stream_bridge(connection))
         counters = await stack.enter_async_context(sqlite.open_counters(connection))
         await bridge.publish("r", "e", 1)
         await counters.record("m", calls=1)
-asyncio.run(main(sys.argv[1]))
+reading, writing = os.pipe()
+for _ in range(20):
+    if os.fork() == 0:
+        os.close(writing)
+        os.read(reading, 1)  # returns when the parent closes its end: all begin together
+        asyncio.run(main(sys.argv[1]))
+        sys.exit()
+os.close(writing)
+sys.exit(any(os.wait()[1] for _ in range(20)))
 """
     program = [sys.executable, "-W", "error", "-c", source, str(tmp_path / "data")]
-    processes = [subprocess.Popen(program, stdin=subprocess.PIPE) for _ in range(20)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-    assert [process.wait() for process in processes] == [0] * 20
+    assert subprocess.run(program, check=False).returncode == 0
 
     async def look() -> None:
-        async with sqlite.connect(path=tmp_path / "data", migrate=False) as connection:
-            async with sqlite.open_stream_bridge(connection) as bridge, sqlite.open_counters(connection) as counters:
-                status = await bridge.status("r")
-                assert status is not None
-                assert status.length == 20
-                assert (await counters.totals("m")).calls == 20
+        async with (
+            sqlite.connect(path=tmp_path / "data", migrate=False) as connection,
+            sqlite.open_stream_bridge(connection) as bridge,
+            sqlite.open_counters(connection) as counters,
+        ):
+            status = await bridge.status("r")
+            assert status is not None
+            assert status.length == 20
+            assert (await counters.totals("m")).calls == 20
 
     asyncio.run(look())
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [

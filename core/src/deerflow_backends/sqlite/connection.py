@@ -134,8 +134,8 @@ class Connection:
 def _give_back(connection: sqlite3.Connection) -> bool:
     """Give some free pages back to the file system, if there are many; True if there are more."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    if free > SPARE_PAGES:
-        connection.execute(f"PRAGMA incremental_vacuum({SPARE_PAGES})").fetchall()
+    for _ in range(min(free - SPARE_PAGES, SPARE_PAGES)):
+        connection.execute("PRAGMA incremental_vacuum")  # Python's driver does one page at a time, whatever is asked
     return bool(free > 2 * SPARE_PAGES)
 
 
