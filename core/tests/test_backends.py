@@ -321,6 +321,26 @@ def test_a_cancellation_while_closing_is_passed_on(recorder: Recorder) -> None:
     assert recorder.log == [MIGRATED, *OPENED, *CLOSED]
 
 
+def test_a_cancellation_counts_more_than_an_earlier_failure(recorder: Recorder) -> None:
+    """A task that was cancelled ends as cancelled, with what failed before as a note."""
+
+    async def leave() -> None:
+        connections = {"hot": {"backend": "recorder", "fails": "close counters"}, "recorder": {"hangs": "close memory"}}
+        async with open_backends({**ALL, "counters": {"connection": "hot"}, "connections": connections}):
+            pass
+
+    async def give_up() -> None:
+        leaving = asyncio.create_task(leave())
+        while recorder.log[-1:] != ["close thread_index"]:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await leaving
+        assert caught.value.__notes__ == ["while closing: no answer to close counters"]
+
+    asyncio.run(give_up())
+
+
 def test_closing_flushes_the_counters(recorder: Recorder) -> None:
     """What was recorded just before leaving is counted (C5)."""
 
