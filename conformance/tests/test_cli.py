@@ -87,7 +87,7 @@ def test_what_does_not_open_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "could not run: the harness check L0 failed" in out
 
 
-def test_a_replay_hides_passwords(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_replay_hides_what_may_be_private(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The command that replays a failure repeats settings, but none that may hold a password."""
     tmp_path.joinpath("file").touch()
     harmless = f"path={tmp_path / 'file'}"

@@ -127,6 +127,33 @@ def test_a_generated_failure_shows_the_shortest_program(run_with: Callable[..., 
     assert "hypothesis" not in failure.trace
 
 
+def test_a_finding_comes_before_what_came_of_it(run_with: Callable[..., Run]) -> None:
+    """When closing fails as well, or tasks fail in a group, what the check found is what is told."""
+
+    def fails_twice(bench: Bench) -> None:
+        """It fails, and so does leaving."""
+        try:
+            fails(bench)
+        finally:
+            raise LookupError("while closing")
+
+    def fails_in_a_group(bench: Bench) -> None:
+        """It fails among other things."""
+
+        async def fail() -> None:
+            fails(bench)
+
+        async def body() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+
+        bench.run(body)
+
+    run = run_with({"S1": [fails_twice], "S9": [fails_in_a_group]})
+    failures = [run.judge(number).failure for number in ("S1", "S9")]
+    assert [(one.kind, one.message) for one in failures if one] == [(Kind.UNKEPT, "wanted one, got 2")] * 2
+
+
 def test_what_does_not_apply_says_why(run_with: Callable[..., Run]) -> None:
     """All checks exempt: not applicable. Some: passed, with the reason kept."""
     run = run_with({"S1": [exempts, exempts], "S2": [exempts, passes]})

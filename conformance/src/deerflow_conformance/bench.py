@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: How many examples a property is given, by how dear they are.
 _EXAMPLES: Final[dict[Reach, int]] = {"process": 40, "host": 12, "network": 8}
 #: How long a failing program is shortened, in real seconds.
-_SHRINK_SECONDS: Final = 20.0
+_SHRINK_SECONDS: Final = 10.0
 
 
 class _Enough(BaseException):
@@ -57,9 +57,10 @@ class Bench:
         program: The failing program of the last `explore` or `run` that failed, None if nothing was generated.
     """
 
-    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0) -> None:
+    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0, shorten: bool = True) -> None:
         self._conformance = conformance
         self._budget = budget
+        self._phases = [Phase.generate, Phase.shrink] if shorten else [Phase.generate]
         self._folder = Path(tempfile.mkdtemp(prefix="deerflow-conformance-"))
         self._spaces = 0
         # Two runs against one server must never meet.
@@ -166,7 +167,7 @@ class Bench:
             database=None,
             deadline=None,
             max_examples=examples,
-            phases=[Phase.explicit, Phase.generate, Phase.shrink],
+            phases=self._phases,
             print_blob=False,
             report_multiple_bugs=False,
             suppress_health_check=[

@@ -31,15 +31,20 @@ class KitDefect(Exception):
 class Run:
     """One run of one capability's checks.
 
+    Args:
+        seed: What generated programs are drawn from.
+        budget: A factor on how many there are.
+        shorten: Whether a failing one is shortened, for a reader.
+
     Attributes:
         conformance: What is tested.
         results: What came of each promise so far, by number.
     """
 
-    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0) -> None:
+    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0, shorten: bool = True) -> None:
         self.conformance = conformance
         self.results: dict[str, Result] = {}
-        self._bench = Bench(conformance, seed=seed, budget=budget)
+        self._bench = Bench(conformance, seed=seed, budget=budget, shorten=shorten)
         self._started = False
 
     def start(self) -> None:
@@ -110,12 +115,22 @@ class Run:
     def _result(self, number: str, state: State, reason: str, failure: Failure | None = None) -> Result:
         return Result(number, self.conformance.capability, state, reason, failure)
 
-    def _failure(self, check: Check, error: Exception) -> Failure:
+    def _failure(self, check: Check, raised: Exception) -> Failure:
+        error = _finding(raised) or raised
         kind = next((kind for form, kind in _KINDS.items() if isinstance(error, form)), Kind.ERROR)
         if type(error) is AssertionError:
             kind = Kind.UNKEPT
         message = str(error) if kind is not Kind.ERROR else "".join(traceback.format_exception_only(error)).rstrip()
         return Failure(kind, check.name, check.sentence, message, self._bench.program, _trace(error))
+
+
+def _finding(error: BaseException | None) -> Unkept | None:
+    """Return what the check found where *error* came of it: closing a backend that fails may fail, too."""
+    while error is not None and not isinstance(error, Unkept):
+        if isinstance(error, BaseExceptionGroup):
+            return next((found for one in error.exceptions if (found := _finding(one))), None)
+        error = error.__context__
+    return error
 
 
 def _became(result: Result) -> str:

@@ -97,7 +97,7 @@ def run_mutant(mutated: Mutant, seed: int = 0) -> Outcome:
     from deerflow_conformance.reference import REFERENCE  # noqa: PLC0415  # loads the backend
 
     (conformance,) = (one for one in REFERENCE if one.capability == mutated.capability)
-    run = Run(conformance, seed=seed)
+    run = Run(conformance, seed=seed, shorten=False)
     try:
         run.judge(HARNESS.number)
         with mutated.patch():
