@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from deerflow_backends import ANY_USER, Backends, open_backends
-from deerflow_backends.cli.app import app
 from deerflow_backends.cli.app import run as run_command
 from deerflow_backends.cli.output import print_json, printable
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Plugin = Callable[[str, str], str]
+Invoke = Callable[..., tuple[int, str, str]]
 
 IN_PROCESS = """
     from deerflow_backends import Finding, hookimpl, inprocess
@@ -47,12 +46,16 @@ IN_PROCESS = """
 """
 
 
-def invoke(*arguments: str) -> tuple[int, str, str]:
-    """Run a command in this process, whose in-process backend it then shares."""
-    found = CliRunner().invoke(app, arguments, prog_name="deerflow-backends")
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    return found.exit_code, found.stdout, found.stderr
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Run a command in this process, whose in-process backend it then shares: exit code, stdout and stderr."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command(arguments)
+        return code, *capsys.readouterr()
+
+    return command
 
 
 def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
@@ -86,11 +89,10 @@ def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
     ],
 )
 def test_each_mistake_is_one_line_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], said: Sequence[str]
+    invoke: Invoke, arguments: Sequence[str], said: Sequence[str]
 ) -> None:
     """Usage, configuration and installation: one line a mistake on stderr, no traceback, no secret, code 2."""
-    code = run_command(arguments)
-    told = capsys.readouterr().err
+    code, _, told = invoke(*arguments)
     assert code == 2
     assert len(told.splitlines()) == len(said), told
     for line, part in zip(sorted(told.splitlines()), said, strict=True):
@@ -177,7 +179,7 @@ def test_list_shows_the_broken_ones_with_their_reason(run: Run, plugin: Plugin) 
     assert run("check", "--backend", "acme", PYTHONPATH=site).returncode == 2
 
 
-def test_check_tries_all_four_and_leaves_nothing() -> None:
+def test_check_tries_all_four_and_leaves_nothing(invoke: Invoke) -> None:
     """Four capabilities there and back, with figures; afterwards no user, thread or model is there."""
     code, shown, _ = invoke("check", "--json")
     assert code == 0
@@ -228,7 +230,6 @@ def test_check_tells_which_capability_is_bad(run: Run, plugin: Plugin, fault: st
     assert ended.returncode == 1, ended
     assert said in ended.stdout
     assert ended.stdout.count(" ok") == 3
-    assert json.loads(run("check", "--backend", "acme", "--json", PYTHONPATH=site).stdout)["ok"] is False
 
 
 def test_check_refuses_a_store_that_lets_old_revisions_win(run: Run, plugin: Plugin) -> None:
@@ -242,9 +243,13 @@ def test_check_refuses_a_store_that_lets_old_revisions_win(run: Run, plugin: Plu
 
     InProcessMemoryStore.apply = careless
     """
-    ended = run("check", "--backend", "acme", PYTHONPATH=plugin("acme", IN_PROCESS + fault))
+    ended = run("check", "--backend", "acme", "--json", PYTHONPATH=plugin("acme", IN_PROCESS + fault))
     assert ended.returncode == 1
-    assert "memory: a write against an old revision: wanted RevisionConflict, got success" in ended.stdout
+    checked = json.loads(ended.stdout)
+    assert checked["ok"] is False
+    problems = {one["capability"]: one["problem"] for one in checked["capabilities"]}
+    assert problems.pop("memory") == "a write against an old revision: wanted RevisionConflict, got success"
+    assert set(problems.values()) == {None}
 
 
 @pytest.mark.parametrize(("level", "code"), [("info", 0), ("warning", 0), ("error", 1)])
@@ -257,12 +262,9 @@ def test_check_shows_findings(run: Run, plugin: Plugin, level: str, code: int) -
             return [Finding({level!r}, "the moon is [full]")]
         return look()
     """
-    site = plugin("acme", IN_PROCESS + finding)
-    ended = run("check", "--backend", "acme", PYTHONPATH=site)
+    ended = run("check", "--backend", "acme", PYTHONPATH=plugin("acme", IN_PROCESS + finding))
     assert f"{level}: acme: the moon is [full]" in ended.stdout
     assert ended.returncode == code
-    checked = json.loads(run("check", "--backend", "acme", "--json", PYTHONPATH=site).stdout)
-    assert checked["findings"] == {"acme": [{"level": level, "message": "the moon is [full]"}]}
 
 
 def test_migrate_shows_steps_and_takes_them_only_if_asked(run: Run, plugin: Plugin, tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ async def publish_three(backends: Backends, run_id: str = "run") -> list[str]:
     return await backends.stream_bridge.publish_many(run_id, events)
 
 
-def test_tail_prints_what_is_there() -> None:
+def test_tail_prints_what_is_there(invoke: Invoke) -> None:
     """Every event with id, name and data, one a line, nothing that steers a terminal; then the end of a dry run."""
     ids = in_backends(publish_three)
     code, shown, told = invoke("tail", "run", "--no-follow")
@@ -313,7 +315,7 @@ def test_tail_prints_what_is_there() -> None:
     ]
 
 
-def test_tail_begins_after_an_event_and_ends_with_the_run() -> None:
+def test_tail_begins_after_an_event_and_ends_with_the_run(invoke: Invoke) -> None:
     """With a last event id only what follows is printed; END ends it with exit code 0."""
 
     async def ended(backends: Backends) -> list[str]:
@@ -330,7 +332,7 @@ def test_tail_begins_after_an_event_and_ends_with_the_run() -> None:
     assert (code, shown) == (0, "")
 
 
-def test_tail_tells_of_a_gap() -> None:
+def test_tail_tells_of_a_gap(invoke: Invoke) -> None:
     """Events that are gone are a gap: told where to go on, exit code 1."""
     code, shown, told = invoke("tail", "no such run", "--last-event-id", "7-7", "--json")
     assert code == 1
@@ -349,11 +351,29 @@ def test_tail_tells_of_a_gap() -> None:
     assert f"go on with --last-event-id {ids[2]}" in told
 
 
-def test_tail_of_an_unknown_run_does_not_wait_if_not_asked_to() -> None:
+def test_tail_of_an_unknown_run_does_not_wait_if_not_asked_to(invoke: Invoke) -> None:
     """Nothing there and nothing to wait for: said so, exit code 1."""
     code, shown, told = invoke("tail", "unknown", "--no-follow")
     assert (code, shown) == (1, "")
     assert "no stream of the run 'unknown'" in told
+
+
+def test_tail_follows_a_run_that_another_process_publishes(program: str, tmp_path: Path) -> None:
+    """What another process publishes arrives while it runs, and the run's end is the command's."""
+    settings = ["--backend", "sqlite", "--set", f"path={tmp_path / 'data'}", "--json"]
+    capabilities = ("stream_bridge", "memory", "thread_index", "counters")
+    configuration: dict[str, Any] = dict.fromkeys(capabilities, "sqlite")
+    configuration["connections"] = {"sqlite": {"path": str(tmp_path / "data")}}
+    command = [program, "tail", "run", *settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "waiting for it" in process.stderr.readline()
+        ids = in_backends(publish_three, **configuration)
+        assert [json.loads(process.stdout.readline())["id"] for _ in ids] == ids
+        in_backends(lambda backends: backends.stream_bridge.publish_end("run"), **configuration)
+        assert process.wait(timeout=60) == 0
+        assert process.stdout.read() == ""
 
 
 def test_an_interrupt_ends_a_command_quietly(program: str) -> None:
