@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -96,20 +97,24 @@ _FACT_VALUES: tuple[dict[str, Any], ...] = (
     *({}, {}, {"content": "tea"}, {"content": "Tea"}, {"content": "tea", "n": 1}, {"n": 1, "content": "tea"}),
     *({key: value} for key, value in zip(KEYS * 10, programs.VALUES, strict=False)),
 )
-_fact_values = st.sampled_from(_FACT_VALUES)
+#: Drawn whole, too: what is changed. Mostly the same few, or no change would meet an earlier one; None is the body.
+_TARGETS: tuple[tuple[str | None, str | None], ...] = (
+    *itertools.product((None, "planner"), ("f", "f", "f", "F", None)),
+    *itertools.product((None, "planner"), ("f", "f", "f", "F", None)),
+    *itertools.product(AGENTS, (*FACT_IDS[:2], None)),
+    *((None, fact_id) for fact_id in (*FACT_IDS, *programs.IDENTIFIERS[::9])),
+)
+_USERS: tuple[str | None, ...] = ("ann",) * 12 + (None,) * 4 + USERS + programs.IDENTIFIERS[::11]
 
 
 def _changes(guesses: tuple[Guess, ...]) -> st.SearchStrategy[DrawnChange]:
-    agents = st.sampled_from(AGENTS)
-    guess = st.sampled_from(guesses)
-    fact_ids = st.sampled_from((*FACT_IDS[:3] * 10, *FACT_IDS, *programs.IDENTIFIERS[::5]))
-    puts = st.builds(DrawnChange, agents, fact_ids, _fact_values, guess)
-    return st.one_of(
-        puts,
-        puts,
-        st.builds(DrawnChange, agents, fact_ids, st.none(), guess),
-        st.builds(DrawnChange, agents, st.none(), _fact_values, guess),
-    )
+    values = st.sampled_from((*_FACT_VALUES, *(None,) * (len(_FACT_VALUES) // 2)))
+    return st.tuples(st.sampled_from(_TARGETS), values, st.sampled_from(guesses)).map(_change)
+
+
+def _change(drawn: tuple[tuple[str | None, str | None], dict[str, Any] | None, Guess]) -> DrawnChange:
+    (agent_name, fact_id), value, guess = drawn
+    return DrawnChange(agent_name, fact_id, {} if fact_id is None and value is None else value, guess)
 
 
 def memory_programs(
@@ -120,18 +125,16 @@ def memory_programs(
     Args:
         guesses: The expectations that changes and applies may have.
         removals: Whether there are `clear` and `erase` among the steps.
+        max_steps: The most calls.
     """
     user_guesses = tuple(guess for guess in guesses if guess is not Guess.ABSENT)
-    users: st.SearchStrategy[str | None] = st.sampled_from((None, *USERS) * 3 + programs.IDENTIFIERS[::7])
-    changes = st.lists(_changes(guesses), min_size=1, max_size=4, unique_by=lambda change: change.target)
-    steps: list[st.SearchStrategy[MemoryStep]] = [
-        st.builds(ApplyStep, users, changes.map(tuple), st.sampled_from(user_guesses), _instances)
-    ]
+    users = st.sampled_from(_USERS)
+    changes = st.lists(_changes(guesses), min_size=1, max_size=3, unique_by=lambda change: change.target).map(tuple)
+    applies = st.builds(ApplyStep, users, changes, st.sampled_from(user_guesses), _instances)
+    steps: list[st.SearchStrategy[MemoryStep]] = [applies]
     if removals:
-        users = st.sampled_from((None, *USERS[:2]))
-        narrow = st.builds(ApplyStep, users, changes.map(tuple), st.sampled_from(user_guesses), _instances)
-        parts = st.one_of(st.just(ALL), st.sampled_from(AGENTS))
-        steps += [narrow, st.builds(ClearStep, users, parts, _instances), st.builds(EraseStep, users, _instances)]
+        parts = st.sampled_from((ALL, *AGENTS, None, "planner"))
+        steps += [applies, st.builds(ClearStep, users, parts, _instances), st.builds(EraseStep, users, _instances)]
     return st.lists(st.one_of(steps), min_size=1, max_size=max_steps)
 
 
@@ -203,48 +206,51 @@ def metadata_lists() -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(_metadata, min_size=1, max_size=6)
 
 
-def scopes() -> st.SearchStrategy[Scope]:
-    """Draw who asks: a user, or ANY_USER."""
-    return st.sampled_from((*USERS[:2] * 4, *USERS, ANY_USER, ANY_USER))
+#: Drawn whole: which thread, mostly the same few; who asks; and through which instance.
+_PLACES: tuple[tuple[str, Scope, int], ...] = tuple(
+    itertools.product(("t", "t", "t", "T", "T", *THREAD_IDS), ("ann",) * 7 + (*USERS, ANY_USER, ANY_USER), (0, 1))
+)
+_NEW: tuple[tuple[str, str | None, int], ...] = (
+    *itertools.product(("t", "t", "T", *THREAD_IDS), ("ann",) * 7 + (*USERS, None), (0, 1)),
+    *((thread_id, user_id, 0) for thread_id in programs.IDENTIFIERS for user_id in USERS[:2]),
+)
+_FIELDS: tuple[tuple[str | None, str | None, str], ...] = (
+    *itertools.product((None, "agent"), (None, "", "Trip\x00", "Ü" * 4_096), STATUSES),
+    *((assistant_id, None, "idle") for assistant_id in programs.IDENTIFIERS[::9]),
+)
+#: Display name, status, expected status and touch of an update.
+_CHANGED = tuple(
+    itertools.product((KEEP, KEEP, None, "", "Plan"), (KEEP, KEEP, *STATUSES), (None,) * 5 + STATUSES, (True, False))
+)
+#: Keys to remove and whether to replace.
+_REMOVALS = tuple(itertools.product([(), (), (), *((key,) for key in KEYS), KEYS[:2], KEYS[2:]], (False, False, True)))
 
 
 def thread_programs(*, max_steps: int = 10) -> st.SearchStrategy[list[ThreadStep]]:
     """Draw what several users do to each other's threads, one call after the other; creations come first."""
-    ids = st.sampled_from(THREAD_IDS * 4 + programs.IDENTIFIERS[::7])
-    owners: st.SearchStrategy[str | None] = st.sampled_from((*USERS[:2] * 4, *USERS, None, None))
-    names = st.sampled_from([None, None, "", "Trip\x00", "Ü" * 4_096])
-    creates = st.builds(
-        CreateStep,
-        ids,
-        owners,
-        st.sampled_from((None, *programs.IDENTIFIERS[::9])),
-        names,
-        st.sampled_from(STATUSES),
-        _metadata,
-        _instances,
-    )
-    updates = st.builds(
-        UpdateStep,
-        st.sampled_from(THREAD_IDS),
-        scopes(),
-        st.sampled_from([KEEP, KEEP, None, "", "Plan"]),
-        st.sampled_from([KEEP, *STATUSES]),
-        st.one_of(_metadata, st.none()),
-        st.sampled_from([(), (), *((key,) for key in KEYS), KEYS[:2], KEYS[2:]]),
-        st.booleans(),
-        st.sampled_from([None, None, None, *STATUSES]),
-        st.booleans(),
-        _instances,
-    ).map(_allowed)
-    steps: st.SearchStrategy[ThreadStep] = st.one_of(
-        creates,
-        updates,
-        updates,
-        st.builds(MoveStep, st.sampled_from(THREAD_IDS), scopes(), owners, _instances),
-        st.builds(DeleteStep, st.sampled_from(THREAD_IDS), scopes(), _instances),
-    )
-    first = st.lists(creates, min_size=2, max_size=5)
+    places, owners = st.sampled_from(_PLACES), st.sampled_from((*USERS[:2] * 3, *USERS, None))
+    creates = st.tuples(st.sampled_from(_NEW), st.sampled_from(_FIELDS), _metadata).map(_create)
+    updates = st.tuples(
+        places, st.sampled_from(_CHANGED), st.one_of(_metadata, st.none()), st.sampled_from(_REMOVALS)
+    ).map(_update)
+    moves = st.tuples(places, owners).map(lambda drawn: MoveStep(*drawn[0][:2], drawn[1], drawn[0][2]))
+    deletes = places.map(lambda place: DeleteStep(*place))
+    steps: st.SearchStrategy[ThreadStep] = st.one_of(creates, updates, updates, moves, deletes)
+    first = st.lists(creates, min_size=2, max_size=4)
     return st.tuples(first, st.lists(steps, max_size=max_steps)).map(lambda drawn: [*drawn[0], *drawn[1]])
+
+
+def _create(
+    drawn: tuple[tuple[str, str | None, int], tuple[str | None, str | None, str], dict[str, Any]],
+) -> CreateStep:
+    (thread_id, user_id, via), (assistant_id, display_name, status), metadata = drawn
+    return CreateStep(thread_id, user_id, assistant_id, display_name, status, metadata, via)
+
+
+def _update(drawn: tuple[Any, Any, dict[str, Any] | None, tuple[tuple[str, ...], bool]]) -> UpdateStep:
+    (thread_id, scope, via), (display_name, status, expected, touch), metadata, (remove, replace) = drawn
+    step = UpdateStep(thread_id, scope, display_name, status, metadata, remove, replace, expected, touch=touch, via=via)
+    return _allowed(step)
 
 
 def _allowed(step: UpdateStep) -> UpdateStep:

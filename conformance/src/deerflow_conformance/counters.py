@@ -415,7 +415,11 @@ async def _open_buffer(
     async with bench.open(**options) as counters:
         unreliable = Unreliable(counters)
         async with buffered(unreliable, flush_seconds=flush_seconds, max_models=max_models) as buffer:
-            yield buffer, unreliable
+            try:
+                yield buffer, unreliable
+            finally:
+                unreliable.out = None  # or closing would fail, too, and hide why the check does
+                unreliable.replies.clear()
 
 
 def _at_once(call: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from deerflow_backends import codec
 from deerflow_backends.errors import BackendsError
@@ -14,6 +14,8 @@ from deerflow_backends.memories import Record
 from deerflow_conformance import programs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import expect, unkept
+
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -43,6 +45,14 @@ async def refused(call: Awaitable[Any], error: type[BackendsError], what: str) -
         expect(type(raised) is error, f"{error.__name__} from {what}", repr(raised))
         return raised
     return unkept(f"{error.__name__} from {what}", f"no error, and {got!r}")
+
+
+async def answered(call: Awaitable[T], what: str) -> T:
+    """Return what *call* gives; fail the check if it is refused."""
+    try:
+        return await call
+    except BackendsError as raised:
+        return unkept(f"an answer from {what}", repr(raised))
 
 
 async def work(bench: Bench, call: Callable[[], Awaitable[Any]]) -> int:
@@ -77,4 +87,10 @@ async def repeated_while(writing: Awaitable[Any], *reads: Callable[[], Awaitable
         finally:
             done = True
 
-    await asyncio.gather(write(), *(repeat(read) for read in reads))
+    tasks = [asyncio.ensure_future(one) for one in (write(), *(repeat(read) for read in reads))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

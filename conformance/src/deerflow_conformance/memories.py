@@ -117,6 +117,7 @@ async def play(bench: Bench, program: list[MemoryStep]) -> None:
     async with bench.open(space) as first, bench.open(space) as second:
         stores = (first, second)
         for step in program:
+            await bench.sleep(0.001)
             await _take(stores[step.via], step, users[step.user_id])
             parts = {change.agent_name for change in step.changes} if isinstance(step, ApplyStep) else {None}
             for agent_name in parts:
@@ -343,6 +344,9 @@ def a_revision_never_goes_back(bench: Bench) -> None:
             expect_same(
                 "(revision, body revision) after clear and put", (6, 1), (memory.revision, memory.body_revision)
             )
+            await store.apply("ann", [PutFact("a", "f", {})])
+            applied = await store.apply("ann", [DeleteFact("a", "f")])
+            expect_same("(revision, changed) after only deleting", (8, True), (applied.revision, applied.changed))
 
     bench.run(body)
 
@@ -932,6 +936,7 @@ def a_copy_reads_the_same(bench: Bench) -> None:
             for step in program:
                 await _take(store, step, users[step.user_id])
             records = await exported(store)
+            await bench.sleep(0.01)
             expect_same("records restored", len(records), await copy.restore(records))
             before = await _all_reads(store, users)
             expect_same("every read of the copy", before, await _all_reads(copy, users))
