@@ -104,12 +104,13 @@ def any_characters_make_an_identifier(bench: Bench) -> None:
     """Any str of 1 to 512 UTF-8 bytes is taken, and comes back as it was."""
     face = face_of(bench.capability)
 
-    async def body(names: list[str]) -> None:
-        for slot in face.slots:
-            async with bench.open() as opened:
-                await _kept_apart(slot, opened, names)
+    async def body(drawn: tuple[int, list[str]]) -> None:
+        which, names = drawn
+        async with bench.open() as opened:
+            await _kept_apart(face.slots[which], opened, names)
 
-    bench.explore(st.lists(identifiers(), min_size=1, max_size=6, unique=True), body)
+    names = st.lists(identifiers(), min_size=1, max_size=8, unique=True)
+    bench.explore(st.tuples(st.integers(0, len(face.slots) - 1), names), body)
 
 
 @check("G1")
@@ -381,7 +382,7 @@ def a_value_may_have_8_mib(bench: Bench) -> None:
     if not face.places:
         bench.not_applicable("counters take no values")
     # Sizes at which one store or another cuts, or changes how it keeps a value.
-    sizes = (255, 8_000, 8_192, 65_535, 65_536, 65_537, 2**20, MAX_BYTES - 1)
+    sizes = (8_192, 65_535, 65_536, 65_537, 2**20)
 
     async def body() -> None:
         async with bench.open() as opened:
@@ -462,7 +463,7 @@ async def _large_merged_metadata(index: Any) -> None:
 def removing_one_leaves_the_others(bench: Bench) -> None:
     """What is removed under one identifier is removed under that one only: not by case, prefix or pattern."""
     face = face_of(bench.capability)
-    names = [name for name in IDENTIFIERS if len(name) < 8]
+    names = [name for name in IDENTIFIERS if len(name) < 5]
 
     async def body() -> None:
         for slot in face.slots:

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -73,10 +74,7 @@ async def _until(bench: Bench, condition: Callable[[], Awaitable[bool]], seconds
 
 
 async def _until_gone(bench: Bench, bridge: StreamBridge, run_id: str) -> None:
-    async def gone() -> bool:
-        return await bridge.status(run_id) is None
-
-    await _until(bench, gone, bench.short_ttl + 15)
+    await _until(bench, lambda: _has_no_status(bridge, run_id), bench.short_ttl + 15)
 
 
 # ---------------------------------------------------------------------------------------------------- S9 heartbeat
@@ -406,33 +404,38 @@ def nothing_is_prefetched_beyond_the_buffer(bench: Bench) -> None:
 def cleaning_an_ended_run(bench: Bench) -> None:
     """It hides all at once; publishing is refused; no cursor or the last id gives END, every other cursor a gap."""
 
-    async def body(count: int) -> None:
-        async with two_instances(bench) as (a, b):
-            ids = await publish_numbers(a, RUN, range(count))
-            await a.publish_end(RUN)
-            latest = (await _status(a, RUN)).latest_id
-            await b.cleanup(RUN)
-            for bridge in (a, b):
-                await _is_gone(bridge, RUN)
-                for cursor in (None, "0-0", "malformed", latest):
-                    async with reading(bench, bridge, RUN, cursor) as reader:
-                        await reader.ends()
-                epoch = _epoch_of(latest)
-                for cursor in {*ids, f"{epoch}-0", f"{epoch}-99", f"{epoch + 1}-{count}", "1-1"} - {latest}:
-                    async with reading(bench, bridge, RUN, cursor) as reader:
-                        await reader.is_gap(StreamGap(cursor, None, latest))
-                for events in ([("n", 1)], [("n", 1), ("n", 2)]):
-                    await _is_ended(bridge, events)
-                await bridge.publish_end(RUN)
-                await bridge.cleanup(RUN)
-                await _is_gone(bridge, RUN)
+    async def body() -> None:
+        async with two_instances(bench) as bridges:
+            for count in (0, 1, 3):
+                await _cleaned_after_end(bench, bridges, f"run of {count}", count)
 
-    bench.explore(st.integers(0, 3), body)
+    bench.run(body)
 
 
-async def _is_ended(bridge: StreamBridge, events: list[tuple[str, Any]]) -> None:
+async def _cleaned_after_end(bench: Bench, bridges: tuple[StreamBridge, StreamBridge], run: str, count: int) -> None:
+    ids = await publish_numbers(bridges[0], run, range(count))
+    await bridges[0].publish_end(run)
+    latest = (await _status(bridges[0], run)).latest_id
+    epoch = _epoch_of(latest)
+    await bridges[1].cleanup(run)
+    for bridge in bridges:
+        await _is_gone(bridge, run)
+        for cursor in (None, "0-0", "malformed", latest):
+            async with reading(bench, bridge, run, cursor) as reader:
+                await reader.ends()
+        for cursor in {*ids, f"{epoch}-0", f"{epoch}-99", f"{epoch + 1}-{count}", "1-1"} - {latest}:
+            async with reading(bench, bridge, run, cursor) as reader:
+                await reader.is_gap(StreamGap(cursor, None, latest))
+        for events in ([("n", 1)], [("n", 1), ("n", 2)]):
+            await _is_ended(bridge, run, events)
+        await bridge.publish_end(run)
+        await bridge.cleanup(run)
+        await _is_gone(bridge, run)
+
+
+async def _is_ended(bridge: StreamBridge, run: str, events: list[tuple[str, Any]]) -> None:
     try:
-        got: Any = await bridge.publish_many(RUN, events) if len(events) > 1 else await bridge.publish(RUN, *events[0])
+        got: Any = await bridge.publish_many(run, events) if len(events) > 1 else await bridge.publish(run, *events[0])
     except StreamEnded:
         return
     unkept("StreamEnded, for the trace says ended", got)
@@ -466,15 +469,13 @@ async def _waiters_get_the_new_stream(bench: Bench, bridges: tuple[StreamBridge,
             for bridge in bridges
             for cursor in (None, "0-0", "malformed", last)
         ]
-        for reader in waiting:
-            await reader.waits()
+        await asyncio.gather(*(reader.waits() for reader in waiting))
         ids = await bridges[1].publish_many(RUN, [("n", 4), ("n", 5)])
         expect(_epoch_of(ids[0]) > _epoch_of(last), f"an epoch above that of {last}", ids)
         expect(ids[0].endswith("-1"), "seq 1 in a new stream", ids)
         for reader in waiting:
             events = await reader.gets([4, 5])
             expect([event.id for event in events] == ids, f"the events {ids}", events)
-            await reader.waits()
     async with reading(bench, bridges[0], RUN, last) as late:
         await late.is_gap(StreamGap(last, *ids))
 
@@ -493,7 +494,7 @@ def ending_what_a_cleanup_left(bench: Bench) -> None:
                 await b.publish_end(RUN)
                 for reader in (here, there):
                     await reader.ends()
-            await _is_ended(a, [("n", 3)])
+            await _is_ended(a, RUN, [("n", 3)])
 
     bench.run(body)
 
@@ -502,44 +503,45 @@ def ending_what_a_cleanup_left(bench: Bench) -> None:
 def the_earliest_scheduled_cleanup_wins(bench: Bench) -> None:
     """A later schedule, an earlier one, publishing and END do not postpone it; until then all is there."""
 
-    async def body(case: str) -> None:
-        soon, late = (5.0, 25.0) if bench.virtual else (0.6, 30.0)
-        async with two_instances(bench) as (a, b):
-            started = asyncio.get_running_loop().time()
-            await publish_numbers(a, RUN, (1, 2))
-            first, second = (late, soon) if case == "a second, earlier one" else (soon, late)
-            await a.cleanup(RUN, delay=first)
-            before = await _status(b, RUN)
-            count = 2
-            if case.startswith("a second"):
-                await b.cleanup(RUN, delay=second)
-            elif case == "publishing":
-                await publish_numbers(b, RUN, (3,))
-                count = 3
-            elif case == "publish_end":
-                await b.publish_end(RUN)
-            status = await b.status(RUN)
-            if asyncio.get_running_loop().time() < started + soon:
-                expect(status and status.length == count, f"all {count} events until the cleanup is due", status)
-            if status is not None:
-                expect(status.expires_at <= before.expires_at, f"expires_at {before.expires_at} or earlier", status)
-            await bench.sleep(soon)
-            await _until(bench, lambda: _gone(b), 10 if bench.virtual else 15)
-            await _is_gone(a, RUN)
+    async def body() -> None:
+        async with two_instances(bench) as bridges:
+            await asyncio.gather(*(_scheduled_twice(bench, bridges, case) for case in _CASES))
 
-    async def _gone(bridge: StreamBridge) -> bool:
-        return await bridge.status(RUN) is None
-
-    cases = ("a second, earlier one", "a second, later one", "publishing", "publish_end")
-    for case in cases:
-        bench.run(_with(body, case))
+    bench.run(body)
 
 
-def _with(body: Callable[[str], Any], case: str) -> Callable[[], Any]:
-    async def bound() -> None:
-        await body(case)
+_CASES: Final = ("a second, earlier one", "a second, later one", "publishing", "publish_end")
 
-    return bound
+
+async def _scheduled_twice(bench: Bench, bridges: tuple[StreamBridge, StreamBridge], case: str) -> None:
+    """Schedule a cleanup of the run named *case*, do what it is named after, and expect the cleanup when first due."""
+    soon, late = (5.0, 25.0) if bench.virtual else (0.6, 30.0)
+    a, b = bridges
+    started = asyncio.get_running_loop().time()
+    await publish_numbers(a, case, (1, 2))
+    first, second = (late, soon) if case == "a second, earlier one" else (soon, late)
+    await a.cleanup(case, delay=first)
+    before = await _status(b, case)
+    count = 2
+    if case.startswith("a second"):
+        await b.cleanup(case, delay=second)
+    elif case == "publishing":
+        await publish_numbers(b, case, (3,))
+        count = 3
+    else:
+        await b.publish_end(case)
+    status = await b.status(case)
+    if asyncio.get_running_loop().time() < started + soon:
+        expect(status and status.length == count, f"all {count} events until the cleanup is due", status)
+    if status is not None:
+        expect(status.expires_at <= before.expires_at, f"expires_at {before.expires_at} or earlier", status)
+    await bench.sleep(soon)
+    await _until(bench, lambda: _has_no_status(b, case), 10 if bench.virtual else 15)
+    await _is_gone(a, case)
+
+
+async def _has_no_status(bridge: StreamBridge, run_id: str) -> bool:
+    return await bridge.status(run_id) is None
 
 
 @check("S13")
@@ -582,12 +584,9 @@ def a_scheduled_cleanup_needs_nobody(bench: Bench) -> None:
             await _is_gone(a, RUN)
         await bench.sleep(2 * delay)
         async with bench.open(space) as c:
-            await _until(bench, lambda: _no_status(c, "run:2"))
+            await _until(bench, lambda: _has_no_status(c, "run:2"))
             async with reading(bench, c, RUN, ids[0]) as reader:
                 await reader.is_gap(StreamGap(ids[0], None, ids[-1]))
-
-    async def _no_status(bridge: StreamBridge, run_id: str) -> bool:
-        return await bridge.status(run_id) is None
 
     bench.run(body)
 
@@ -671,14 +670,7 @@ def waiting_subscribers_learn_of_a_cleanup(bench: Bench) -> None:
                 await _all_told(bench, waiting, StreamGap(ids[-1], None, ids[-1]), delay)
 
     for delay in (0.0, 7.0 if bench.virtual else 0.5):
-        bench.run(_with_delay(body, delay))
-
-
-def _with_delay(body: Callable[[float], Any], delay: float) -> Callable[[], Any]:
-    async def bound() -> None:
-        await body(delay)
-
-    return bound
+        bench.run(partial(body, delay))
 
 
 async def _waiting(
@@ -690,8 +682,8 @@ async def _waiting(
         for cursor, data in ((None, [1, 2]), (ids[0], [2])):
             reader = await stack.enter_async_context(reading(bench, bridge, RUN, cursor, 0.2))
             await reader.gets(data)
-            await reader.waits()
             readers.append(reader)
+    await asyncio.gather(*(reader.waits() for reader in readers))
     return readers
 
 
@@ -726,9 +718,8 @@ def every_waiting_subscriber_learns_of_the_end(bench: Bench) -> None:
                 waiting = []
                 for bridge in (a, b):
                     for run, cursor in ((RUN, ids[0]), (RUN, "malformed"), ("unknown", None), ("unknown", "malformed")):
-                        reader = await stack.enter_async_context(reading(bench, bridge, run, cursor, 0.2))
-                        await reader.waits()
-                        waiting.append(reader)
+                        waiting.append(await stack.enter_async_context(reading(bench, bridge, run, cursor, 0.2)))
+                await asyncio.gather(*(reader.waits() for reader in waiting))
                 told = [asyncio.create_task(reader.item(_news_seconds(bench))) for reader in waiting]
                 await bench.sleep(0.01)
                 for run in (RUN, "unknown"):
@@ -738,7 +729,8 @@ def every_waiting_subscriber_learns_of_the_end(bench: Bench) -> None:
                 for item in await asyncio.gather(*told):
                     expect(item is END_SENTINEL, "END_SENTINEL", item)
 
-    bench.explore(st.booleans(), body)
+    for cleaned in (False, True):
+        bench.run(partial(body, cleaned))
 
 
 # -------------------------------------------------------------------------------------------------- S15 connections
