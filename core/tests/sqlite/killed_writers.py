@@ -80,11 +80,8 @@ class Writer:
     async def remember(self) -> None:
         user_id = f"user {self.random.randrange(2)}"
         mark = self.mark()
-        changes = [
-            PutFact("agent", mark, {"mark": mark}),
-            PutFact(None, "last", {"mark": mark}),
-            PutBody(None, {"mark": mark}),
-        ]
+        value = {"mark": mark}
+        changes: list[Change] = [PutFact("agent", mark, value), PutFact(None, "last", value), PutBody(None, value)]
         revision = (await self.store.load(user_id)).revision if self.random.random() < 0.5 else None
         with suppress(RevisionConflict):
             applied = await self.store.apply(user_id, changes, expected_revision=revision)

@@ -48,7 +48,8 @@ _STALE_SECONDS: Final = 60.0
 _STEPS_BETWEEN_LOOKS: Final = 10_000
 
 #: How often a file that others seem to write is looked at before we take their word.
-_LOOKS: Final = 5
+_LOOKS: Final = 6
+_LOOKS_AT_DAMAGE: Final = 2
 _SECONDS_BETWEEN_LOOKS: Final = 0.05
 
 _CREATE_STEPS: Final = "CREATE TABLE steps (step TEXT NOT NULL PRIMARY KEY) STRICT"
@@ -112,7 +113,7 @@ def check_file(path: Path, kind: Kind) -> bool:
         with contextlib.suppress(FileNotFoundError):
             if not _is_writable(written):
                 raise ConfigError(f"{written} is read-only; make it writable")
-    _check_header(path, kind)
+    _in_stillness(path, lambda: _check_header(path, kind))
     look(path, lambda connection: _examine(connection, path))
     return True
 
@@ -156,20 +157,29 @@ def _check_header(path: Path, kind: Kind) -> None:
 
 
 def look(path: Path, function: Callable[[sqlite3.Connection], T]) -> T | None:
-    """Read a file without changing anything, not even beside it; None if others never keep still meanwhile.
+    """Read a file without changing anything, not even beside it; None if others never keep still meanwhile."""
 
-    A file that others write while we look may seem damaged where it is not, and they found it sound when they opened
-    it. So damage counts only if nothing moves.
+    def once() -> T:
+        with _unchanged(path) as connection:
+            return function(connection)
+
+    return _in_stillness(path, once)
+
+
+def _in_stillness(path: Path, once: Callable[[], T]) -> T | None:
+    """Look at a file that others may write: then it may seem damaged where it is not.
+
+    They found it sound when they opened it, so damage counts only if it is seen twice and nothing moved.
     """
-    before = _signature(path)
+    before, seen = _signature(path), 0
     for _ in range(_LOOKS):
         try:
-            with _unchanged(path) as connection:
-                return function(connection)
+            return once()
         except (BackendUnavailable, Corrupt) as error:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             after = _signature(path)
-            if before == after and isinstance(error, Corrupt):
+            seen = seen + 1 if before == after and isinstance(error, Corrupt) else 0
+            if seen == _LOOKS_AT_DAMAGE:
                 raise
             before = after
     return None
