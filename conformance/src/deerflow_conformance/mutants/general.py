@@ -30,6 +30,7 @@ _create = InProcessStreamBridge._create
 _publish = InProcessStreamBridge.publish
 _user = InProcessMemoryStore._user
 _store = InProcessMemoryStore._store
+_erase = InProcessMemoryStore.erase
 _reset = InProcessModelCounters.reset
 _totals = InProcessModelCounters.totals
 _get = InProcessThreadIndex.get
@@ -172,6 +173,25 @@ def times_are_naive() -> Patched:
         return to_datetime(microseconds).replace(tzinfo=None)
 
     return mock.patch.object(streams, "to_datetime", naive)
+
+
+@mutant("G11", "stream_bridge")
+def what_expired_is_kept() -> Patched:
+    """Streams that have expired are hidden, and stay in memory for ever."""
+    return mock.patch.object(InProcessStreamBridge, "sweep")
+
+
+@mutant("G11", "memory")
+def what_was_deleted_is_kept() -> Patched:
+    """An erased user's memory is moved aside instead of being freed."""
+
+    async def erase(self: InProcessMemoryStore, user_id: str | None) -> None:
+        user = self._users.get(user_id)
+        await _erase(self, user_id)
+        if user is not None:
+            self._users[f"erased {user_id}"] = user
+
+    return mock.patch.object(InProcessMemoryStore, "erase", erase)
 
 
 @mutant("G13", "thread_index")

@@ -334,8 +334,8 @@ def publishers_wait_for_readers() -> Patched:
         )
 
     async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
-        while _is_behind(self, run_id):
-            await asyncio.sleep(0.1)  # a fault need not be well made
+        while _is_behind(self, run_id):  # noqa: ASYNC110  # a fault need not be well made
+            await asyncio.sleep(0.1)
         return self._publish(run_id, check_event(run_id, event, data))[0]
 
     return _with_methods(publish=publish)
