@@ -97,7 +97,7 @@ def a_cancelled_call_leaves_the_object_usable(bench: Bench) -> None:
                 expect(found == {f"after {i}": i + 1}, "what was written after the cancellations", found)
             await _settled(before, "by cancelled calls")
 
-    bench.explore(st.lists(_moments, min_size=1, max_size=4), body)
+    bench.explore(st.lists(_moments, min_size=1, max_size=2), body)
 
 
 @check("G8")
@@ -157,7 +157,7 @@ def a_cancelled_next_item_loses_nothing(bench: Bench) -> None:
     async def body(moments: list[tuple[int, float]]) -> None:
         space = bench.space(max_buffered_events=2)
         async with bench.open(space) as bridge, bench.replica(space) as replica, reading(bench, bridge, RUN) as reader:
-            publishing = asyncio.create_task(_publish_slowly(replica, 30))
+            publishing = asyncio.create_task(_publish_slowly(replica, 20))
             seen: list[Any] = []
             turn = 0
             while not seen or seen[-1] is not END_SENTINEL:
@@ -175,7 +175,7 @@ def a_cancelled_next_item_loses_nothing(bench: Bench) -> None:
                 if turn % 3 == 0 and seen[-1:] != [END_SENTINEL]:
                     seen.append(await reader.item())
             await publishing
-            expect(data_of(seen) == [*range(30), END_SENTINEL], "0 to 29 once each, then END", data_of(seen))
+            expect(data_of(seen) == [*range(20), END_SENTINEL], "0 to 19 once each, then END", data_of(seen))
 
     bench.explore(st.lists(_moments, min_size=1, max_size=5), body)
 

@@ -203,6 +203,25 @@ async def _retains(bench: Bench, bridge: StreamBridge, data: list[str], *then: A
 
 
 @check("S10")
+def the_last_max_events_replay(bench: Bench) -> None:
+    """Of more than max_events events, published singly or together, exactly the last max_events replay."""
+
+    async def body() -> None:
+        async with two_instances(bench, max_events=4) as (a, b):
+            for count in (3, 4, 5, 9):
+                await publish_numbers(a, f"singly {count}", range(count))
+                for start in range(0, count, 4):
+                    batch = [("n", number) for number in range(count)[start : start + 4]]
+                    await a.publish_many(f"together {count}", batch)
+                for run in (f"singly {count}", f"together {count}"):
+                    status = await _status(b, run)
+                    expect(status.length == min(count, 4), f"{min(count, 4)} events retained", status)
+                    await replays(bench, b, run, None, list(range(count))[-4:])
+
+    bench.run(body)
+
+
+@check("S10")
 def bytes_count_as_encoded(bench: Bench) -> None:
     """max_bytes counts the data as the codec encodes it: text as UTF-8, not characters, and no names."""
 
