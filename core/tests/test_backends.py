@@ -246,6 +246,30 @@ class Body(Exception):
     pass
 
 
+RERAISER = """
+from deerflow_backends import hookimpl, inprocess
+
+class Opening:
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def __aenter__(self):
+        return await self.inner.__aenter__()
+
+    async def __aexit__(self, kind, error, traceback):
+        await self.inner.__aexit__(None, None, None)
+        LEAVING
+
+@hookimpl
+def deerflow_connect(name):
+    return inprocess.connect(name)
+
+@hookimpl
+def deerflow_thread_index(connection):
+    return Opening(inprocess.open_thread_index(connection))
+"""
+
+
 @pytest.mark.parametrize("error", [Body("mine"), asyncio.CancelledError("mine"), KeyboardInterrupt("mine")], ids=repr)
 @pytest.mark.parametrize("step", CLOSED)
 def test_the_bodys_own_exception_stays_the_one_raised(recorder: Recorder, error: BaseException, step: str) -> None:
@@ -262,6 +286,17 @@ def test_the_bodys_own_exception_stays_the_one_raised(recorder: Recorder, error:
     assert caught is error
     assert caught.__notes__[-1] == f"while closing: no answer to {step}"
     assert recorder.log == [MIGRATED, *OPENED, *CLOSED]
+
+
+@pytest.mark.parametrize("leaving", ["raise error", "return True", "pass"])
+def test_no_context_manager_changes_the_bodys_exception(site: Site, leaving: str) -> None:
+    """One that raises it again, or would swallow it, changes nothing, and it is no defect to be noted."""
+    site.install(RERAISER.replace("LEAVING", leaving))
+    error = Body("mine")
+    with pytest.raises(Body) as caught:
+        asyncio.run(opened({"thread_index": "acme"}, error))
+    assert caught.value is error
+    assert not hasattr(error, "__notes__")
 
 
 @pytest.mark.parametrize("step", CLOSED)
