@@ -34,6 +34,11 @@ def test_spaces_are_told_apart(bench: Bench) -> None:
     assert len(set(names)) == 3
     assert all(name.isascii() and name.replace("_", "").isalnum() and name[0].islower() for name in names)
     assert bench.space(max_events=3).options.max_events == 3
+    short = bench.space(max_events=3)
+    long = bench.space_like(short)
+    assert long.name.startswith(short.name)
+    assert long.options == short.options
+    assert long.name not in {bench.space().name for _ in range(3)} | {short.name}
 
 
 def test_the_folder_goes_with_the_bench() -> None:

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -92,6 +93,11 @@ class Bench:
             self._folder,
             self._virtual_clock if self.virtual else wall_clock,
         )
+
+    def space_like(self, space: Space) -> Space:
+        """Return a fresh space whose name begins with the name of *space*, to see whether prefixes are told apart."""
+        self._spaces += 1
+        return replace(space, name=f"{space.name}_{self._spaces}")
 
     @asynccontextmanager
     async def open(self, space: Space | None = None, **options: Any) -> AsyncIterator[Any]:

@@ -38,7 +38,6 @@ from deerflow_conformance.programs import (
     nested,
     same,
 )
-from deerflow_conformance.spaces import Space
 from deerflow_conformance.subscribers import reading
 
 __all__ = ["lifecycles"]  # loading this module registers the checks of both
@@ -489,7 +488,8 @@ def spaces_share_nothing(bench: Bench) -> None:
     face = face_of(bench.capability)
 
     async def body() -> None:
-        short, long = _prefix_pair(bench)
+        short = bench.space()
+        long = bench.space_like(short)
         async with bench.open(short) as one, bench.open(long) as other, bench.replica(long) as again:
             for slot in face.slots:
                 await slot.put(one, "mine", 7)
@@ -508,19 +508,6 @@ def spaces_share_nothing(bench: Bench) -> None:
                 await _nobody_is_woken(bench, one, other)
 
     bench.run(body)
-
-
-def _prefix_pair(bench: Bench) -> tuple[Space, Space]:
-    """Two fresh spaces, the name of one beginning with that of the other: the bench numbers them."""
-    spaces: list[Space] = []
-    while True:
-        new = bench.space()
-        for space in spaces:
-            if new.name.startswith(space.name):
-                return space, new
-        spaces.append(new)
-        if len(spaces) > 2_000:
-            return spaces[0], spaces[1]
 
 
 async def _nobody_is_woken(bench: Bench, one: Any, other: Any) -> None:
