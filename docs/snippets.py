@@ -35,9 +35,7 @@ def cut(root: Path, source: str) -> str:
     text = path.read_text(encoding="utf-8")
     if not region:
         return text.strip("\n") + "\n"
-    found = re.search(
-        rf"^[ ]*# \[{re.escape(region)}\]\n(.*?)^[ ]*# \[end\]$", text, re.MULTILINE | re.DOTALL
-    )
+    found = re.search(rf"^[ ]*# \[{re.escape(region)}\]\n(.*?)^[ ]*# \[end\]$", text, re.MULTILINE | re.DOTALL)
     if found is None:
         raise LookupError(f'{name} has no lines between "# [{region}]" and "# [end]"')
     return textwrap.dedent(found[1]).strip("\n") + "\n"

@@ -35,7 +35,10 @@ def deerflow_counters(connection: Any, options: CounterOptions) -> Any:
 
 async def main() -> None:
     settings = AcmeSettings(url=SecretStr("acme://user:secret@host"))
-    async with deerflow_connect("acme", settings) as connection, deerflow_counters(connection, CounterOptions()) as counters:
+    async with (
+        deerflow_connect("acme", settings) as connection,
+        deerflow_counters(connection, CounterOptions()) as counters,
+    ):
         await counters.record("gpt-x", calls=1, successes=1)
         print(settings, await counters.totals("gpt-x"))
 

@@ -40,6 +40,7 @@ ABSENT: Final = Guard.ABSENT
 #: Every agent's part and the user-wide part.
 ALL: Final = All.ALL
 
+#: What a change may ask of the stored state: ANY, ABSENT, or exactly this revision.
 Expected: TypeAlias = Guard | int
 
 
@@ -90,6 +91,7 @@ class DeleteFact:
     expected: Expected = ANY
 
 
+#: One element of what `MemoryStore.apply` is given.
 Change: TypeAlias = PutBody | PutFact | DeleteFact
 
 

@@ -55,6 +55,7 @@ HEARTBEAT_SENTINEL: Final = StreamEvent("", "__heartbeat__", None)
 #: "The run has ended and you have all of it". Compare with ``is``.
 END_SENTINEL: Final = StreamEvent("", "__end__", None)
 
+#: What a subscription gives: events, the two sentinels among them, or one gap as its last item.
 StreamItem: TypeAlias = StreamEvent | StreamGap
 
 

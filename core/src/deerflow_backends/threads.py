@@ -34,9 +34,12 @@ class Keep(enum.Enum):
     KEEP = "keep"
 
 
+#: The scope of every user and of threads without owner.
 ANY_USER: Final = AnyUser.ANY_USER
+#: Leave this field as it is stored.
 KEEP: Final = Keep.KEEP
 
+#: Whose threads a call sees: one user's, or with ANY_USER all.
 Scope: TypeAlias = str | Literal[AnyUser.ANY_USER]
 
 
