@@ -423,7 +423,7 @@ def window_programs(*, pauses: bool) -> st.SearchStrategy[WindowProgram]:
     ages = st.integers(0, 70)
     return st.builds(
         WindowProgram,
-        st.sampled_from([1, 7, 60]),
+        st.sampled_from([1, 7, 20]),
         st.sampled_from([1, 2, 5]),
         st.lists(st.tuples(pause, ages), min_size=1, max_size=8).map(tuple),
         st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.9, 1.0]), min_size=1, max_size=3).map(tuple),
@@ -452,6 +452,6 @@ def outage_programs() -> st.SearchStrategy[OutageProgram]:
     recordings = st.builds(Recording, st.sampled_from(MODELS[:3]), figures)
     return st.builds(
         OutageProgram,
-        st.lists(st.tuples(recordings, st.sampled_from([0, 0, 2, 6])), min_size=1, max_size=8).map(tuple),
+        st.lists(st.tuples(recordings, st.sampled_from([0, 0, 1, 3])), min_size=1, max_size=8).map(tuple),
         st.lists(st.sampled_from(Reply), max_size=8).map(tuple),
     )

@@ -302,22 +302,23 @@ def _expect_window(recorded: list[tuple[float, float]], got: int, starts: tuple[
 
 @check("C4")
 def time_moves_windows_on(bench: Bench) -> None:
-    """What was recorded leaves the short window, then the long one, while totals keep it, on every instance."""
+    """What was recorded leaves the short window, then the longest one, while totals keep it, on every instance."""
 
     async def body() -> None:
-        space = bench.space(bucket_seconds=1, keep_buckets=3)
+        space = bench.space(bucket_seconds=1, keep_buckets=4)
+        old, new = Counts(1, 1), Counts(2, 0, 2)
         async with bench.open(space) as counters, bench.open(space) as other:
-            await counters.record("old", calls=1, successes=1)
-            await bench.sleep(2.1)
+            await counters.record_many([Recorded("old", 1, 1, age_seconds=2.5)])
             await other.record("new", calls=2, failures=2)
             for instance in (counters, other):
-                short, long = await instance.all_windows(seconds=1), await instance.all_windows(seconds=3)
-                expect_same("the last second", {"new": Counts(2, 0, 2)}, short)
-                expect_same("the last 3 s", {"old": Counts(1, 1), "new": Counts(2, 0, 2)}, long)
-            await bench.sleep(2.1)
-            expect_same("the last 3 s, later", {"new": Counts(2, 0, 2)}, await counters.all_windows(seconds=3))
-            expect_same("old's window", Counts(), await counters.window("old", seconds=3))
-            expect_same("totals", {"old": Counts(1, 1), "new": Counts(2, 0, 2)}, await counters.all_totals())
+                expect_same("the last second", {"new": new}, await instance.all_windows(seconds=1))
+                expect_same("the last 4 s", {"old": old, "new": new}, await instance.all_windows(seconds=4))
+            await bench.sleep(2.6)
+            for instance in (counters, other):
+                expect_same("the last second, later", {}, await instance.all_windows(seconds=1))
+                expect_same("the last 4 s, later", {"new": new}, await instance.all_windows(seconds=4))
+                expect_same("old's window", Counts(), await instance.window("old", seconds=4))
+                expect_same("totals", {"old": old, "new": new}, await instance.all_totals())
 
     bench.run(body)
 
@@ -522,7 +523,7 @@ def outages_lose_and_double_nothing(bench: Bench) -> None:
 
     async def body(program: OutageProgram) -> None:
         model = CounterSums()
-        async with _buffer(bench) as (buffer, unreliable):
+        async with _buffer(bench, flush_seconds=0.02) as (buffer, unreliable):
             unreliable.replies = list(program.replies)
             for recording, pause in program.recordings:
                 await buffer.record_many([Recorded(recording.model_name, *recording.figures)])
@@ -534,7 +535,6 @@ def outages_lose_and_double_nothing(bench: Bench) -> None:
                 except BackendUnavailable:
                     continue
                 await buffer.record("gpt")  # something to flush, so that the next reply is used
-                await bench.sleep(0.05)
             await _expect_counts(buffer, model.totals())
             expect_same("refused", 0, buffer.refused)
 
@@ -545,26 +545,21 @@ def outages_lose_and_double_nothing(bench: Bench) -> None:
 def an_outage_is_counted_where_it_happened(bench: Bench) -> None:
     """What an outage held back is counted at its own time afterwards, in the window of then and not of now."""
 
-    async def body() -> None:
+    async def outage(reply: Reply) -> None:
         async with _buffer(bench, bucket_seconds=1, keep_buckets=30) as (buffer, unreliable):
-            for reply in (Reply.NOT_COUNTED, Reply.LOST):
-                unreliable.out = reply
-                await buffer.record(reply.name, calls=1)
-                await bench.sleep(0.5)
-                try:
-                    got = await buffer.totals(reply.name)
-                except BackendUnavailable:
-                    pass
-                else:
-                    unkept("BackendUnavailable from a read that cannot flush", got)
-                await bench.sleep(2.3)
-                unreliable.out = None
-                await buffer.record("now", calls=1)
-                # The lost reply was of a batch that is counted already: at its own time, too.
-                recent = await buffer.all_windows(seconds=1)
-                expect_same(f"the last second after an outage ({reply.value})", {"now"}, set(recent))
-                expect_same("the last 20 s", 1, (await buffer.window(reply.name, seconds=20)).calls)
-                await buffer.reset("now")
+            unreliable.out = reply
+            await buffer.record("then", calls=1)
+            await bench.sleep(0.5)
+            await refused(buffer.totals("then"), BackendUnavailable, "a read that cannot flush")
+            await bench.sleep(2.3)
+            unreliable.out = None
+            await buffer.record("now", calls=1)
+            recent = await buffer.all_windows(seconds=1)
+            expect_same(f"the models of the last second, after an outage ({reply.value})", ["now"], list(recent))
+            expect_same("the last 20 s", 1, (await buffer.window("then", seconds=20)).calls)
+
+    async def body() -> None:
+        await asyncio.gather(outage(Reply.NOT_COUNTED), outage(Reply.LOST))
 
     bench.run(body)
 
@@ -579,7 +574,7 @@ def a_full_buffer_refuses_other_models(bench: Bench) -> None:
             for turn in range(4):
                 for number in range(5):
                     await buffer.record(f"m{number}", calls=1 + turn)
-                await bench.sleep(0.3)
+                await bench.sleep(0.06)
             expect_same("refused recordings", 8, buffer.refused)
             unreliable.out = None
             await _expect_counts(buffer, {f"m{number}": Counts(10) for number in range(3)})
