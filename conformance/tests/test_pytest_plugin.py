@@ -240,7 +240,6 @@ def test_every_item_is_a_junit_case(run: Run, pytester: pytest.Pytester) -> None
 
 def test_results_come_back_from_other_processes(run: Run) -> None:
     """With pytest-xdist the summary is the same."""
-    pytest.importorskip("xdist")
     result = run(BROKEN, arguments=("-n", "2", "-k", "C6 or C2"))
     result.stdout.fnmatch_lines(["acme: counters/1.0 L1 · 1/* passed (failed: C6; *"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
