@@ -1,85 +1,25 @@
-"""Checks of the model counters: C1 to C7."""
+"""Checks of the model counters: C1 to C4, C6 and C7; those of the buffer are in a module of their own."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from typing import Any
 
-from deerflow_backends.buffering import BufferedCounters, buffered
 from deerflow_backends.counters import Counts, ModelCounters, Recorded
-from deerflow_backends.errors import BackendUnavailable, InvalidArgument
+from deerflow_backends.errors import InvalidArgument
+from deerflow_conformance import counter_buffers  # noqa: F401  # its checks register
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.change_models import CounterSums
 from deerflow_conformance.change_programs import (
     MODELS,
-    CounterStep,
-    OutageProgram,
-    RecordStep,
-    Reply,
-    ResetStep,
     WindowProgram,
     counter_programs,
-    outage_programs,
     window_programs,
 )
 from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.counter_steps import DAY, FIGURES, FIRST, SECOND, expect_counts, play
 from deerflow_conformance.expectations import expect_same, refused, repeated_while
 from deerflow_conformance.programs import IDENTIFIERS
-
-FIGURES = ("calls", "successes", "failures", "positive", "negative")
-#: Tokens as any.
-FIRST, SECOND = "one", "two"
-#: The longest window of the default options.
-DAY = 86_400
-
-
-async def _take(counters: ModelCounters, step: CounterStep, model: CounterSums) -> None:
-    """Take one step, as the model does."""
-    if isinstance(step, ResetStep):
-        await counters.reset(step.model_name)
-        model.sums.pop(step.model_name, None)
-        return
-    token = None if step.token is None else f"token {step.token}"
-    model.record(step)
-    if step.many:
-        recorded = [Recorded(one.model_name, *one.figures) for one in step.recordings]
-        await counters.record_many(recorded, token=token)
-    else:
-        (only,) = step.recordings
-        figures = dict(zip(FIGURES, only.figures, strict=True))
-        await counters.record(only.model_name, **figures, token=token)
-
-
-async def _expect_counts(
-    counters: ModelCounters | BufferedCounters, wanted: dict[str, Counts], others: Sequence[str] = ()
-) -> None:
-    """Hold every read against the sums; a model whose sums are all 0 may be named or not."""
-    named = {name: counts for name, counts in wanted.items() if counts != Counts()}
-    reads = {"all_totals": await counters.all_totals(), "all_windows": await counters.all_windows(seconds=DAY)}
-    for read, got in reads.items():
-        expect_same(read, named, {name: counts for name, counts in got.items() if counts != Counts()})
-    for name in {*wanted, *others}:
-        counts = wanted.get(name, Counts())
-        expect_same(f"totals of {name!r}", counts, await counters.totals(name))
-        expect_same(f"the window of {name!r}", counts, await counters.window(name, seconds=DAY))
-
-
-async def play(bench: Bench, program: list[CounterStep]) -> None:
-    """Take the steps through two instances; after each the other one must read the sums."""
-    space = bench.space()
-    model = CounterSums()
-    async with bench.open(space) as first, bench.open(space) as second:
-        for step in program:
-            await _take((first, second)[step.via], step, model)
-            names = {step.model_name} if isinstance(step, ResetStep) else {one.model_name for one in step.recordings}
-            for name in names:
-                wanted = model.totals().get(name, Counts())
-                expect_same(f"totals of {name!r}", wanted, await (second, first)[step.via].totals(name))
-        await _expect_counts(second, model.totals(), MODELS)
-
 
 # ---------------------------------------------------------------------- C1
 
@@ -109,7 +49,7 @@ def concurrent_recordings_all_count(bench: Bench) -> None:
                 )
             await asyncio.gather(*calls)
             for counters in instances:
-                await _expect_counts(counters, {"gpt": Counts(400, 350, 50), "GPT": Counts(0, 0, 300)})
+                await expect_counts(counters, {"gpt": Counts(400, 350, 50), "GPT": Counts(0, 0, 300)})
 
     bench.run(body)
 
@@ -124,7 +64,7 @@ def thumbs_are_signed_and_shown_from_zero(bench: Bench) -> None:
             for positive, negative, shown_positive, shown_negative in steps:
                 await counters.record("gpt", positive=positive, negative=negative)
                 wanted = Counts(0, 0, 0, shown_positive, shown_negative)
-                await _expect_counts(counters, {"gpt": wanted})
+                await expect_counts(counters, {"gpt": wanted})
 
     bench.run(body)
 
@@ -143,7 +83,7 @@ def bad_counts_are_refused(bench: Bench) -> None:
             no_recordings: list[Any] = [None, "gpt", {}, [("gpt", 1)], [Recorded("gpt", 1), {}], Recorded("gpt", 1)]
             for bad in no_recordings:
                 await refused(counters.record_many(bad), InvalidArgument, f"record_many of {bad!r}")
-            await _expect_counts(counters, {}, ["gpt"])
+            await expect_counts(counters, {}, ["gpt"])
 
     bench.run(body)
 
@@ -171,7 +111,7 @@ def rivals_with_one_token_count_once(bench: Bench) -> None:
             for token in ("One", "one ", "one\x00", "ｏne", "x" * 64, "é" * 32, "'", "*"):
                 for counters in instances[:2]:
                     await counters.record("gpt", calls=100, token=token)
-            await _expect_counts(third, {"gpt": Counts(811), "GPT": Counts(10)})
+            await expect_counts(third, {"gpt": Counts(811), "GPT": Counts(10)})
 
     bench.run(body)
 
@@ -186,7 +126,7 @@ def tokens_are_remembered_as_long_as_said(bench: Bench) -> None:
                 await refused(counters.record("gpt", calls=1, token=token), InvalidArgument, f"the token {token!r}")
                 call = counters.record_many([Recorded("gpt", 1)], token=token)
                 await refused(call, InvalidArgument, f"the token {token!r}")
-                await _expect_counts(counters, {}, ["gpt"])
+                await expect_counts(counters, {}, ["gpt"])
         space = bench.space(token_seconds=bench.short_ttl)
         async with bench.open(space) as counters, bench.open(space) as other:
             await refused(counters.record("gpt", calls=-1, token=FIRST), InvalidArgument, "calls=-1")
@@ -247,7 +187,7 @@ def no_reader_sees_half_a_recording(bench: Bench) -> None:
                 expect(all(a == b for a, b in both), "two models of one record_many alike", both)
 
             await repeated_while(asyncio.gather(write(second), write(third)), read)
-            await _expect_counts(
+            await expect_counts(
                 reader, {"gpt": Counts(60, 50, 10, 60), "a": Counts(30, 30, 0, 30), "b": Counts(30, 30, 0, 30)}
             )
 
@@ -350,241 +290,6 @@ def windows_have_bounds(bench: Bench) -> None:
     bench.run(body)
 
 
-# ---------------------------------------------------------------------- C5
-
-
-class Unreliable:
-    """Counters whose `record_many` fails as told: the world of a buffer during an outage.
-
-    Attributes:
-        replies: What becomes of the next calls; given when there is no more.
-        out: Whether calls fail as long as this is set, whatever *replies* says.
-        batches: The token and number of counts of each call.
-        at_once: The most calls that ran at the same time.
-    """
-
-    def __init__(self, counters: ModelCounters) -> None:
-        self._counters = counters
-        self._running = 0
-        self.replies: list[Reply] = []
-        self.out: Reply | None = None
-        self.batches: list[tuple[str | None, int]] = []
-        self.at_once = 0
-        self.pause_seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._counters, name)
-
-    async def record(self, *_: Any, **__: Any) -> None:
-        """Refuse: ages would be lost."""
-        raise AssertionError("the buffer must flush by record_many")
-
-    async def record_many(self, counts: Sequence[Recorded], *, token: str | None = None) -> None:
-        """Record as the real counters do, and then fail if told to, or the other way round."""
-        self.batches.append((token, len(counts)))
-        self._running += 1
-        self.at_once = max(self.at_once, self._running)
-        try:
-            await asyncio.sleep(self.pause_seconds)
-            reply = self.out or (self.replies.pop(0) if self.replies else Reply.GIVEN)
-            if reply is not Reply.NOT_COUNTED:
-                await self._counters.record_many(counts, token=token)
-            if reply is not Reply.GIVEN:
-                raise BackendUnavailable("out, as the check wants it", maybe_written=reply is Reply.LOST)
-        finally:
-            self._running -= 1
-
-
-@asynccontextmanager
-async def _buffer(
-    bench: Bench, *, flush_seconds: float = 0.05, max_models: int = 10_000, **options: Any
-) -> AsyncIterator[tuple[BufferedCounters, Unreliable]]:
-    # Outages are logged; without a handler Python would print that.
-    logger, handler = logging.getLogger("deerflow_backends"), logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        async with _open_buffer(bench, flush_seconds, max_models, options) as opened:
-            yield opened
-    finally:
-        logger.removeHandler(handler)
-
-
-@asynccontextmanager
-async def _open_buffer(
-    bench: Bench, flush_seconds: float, max_models: int, options: dict[str, Any]
-) -> AsyncIterator[tuple[BufferedCounters, Unreliable]]:
-    async with bench.open(**options) as counters:
-        unreliable = Unreliable(counters)
-        async with buffered(unreliable, flush_seconds=flush_seconds, max_models=max_models) as buffer:
-            try:
-                yield buffer, unreliable
-            finally:
-                unreliable.out = None  # or closing would fail, too, and hide why the check does
-                unreliable.replies.clear()
-
-
-def _at_once(call: Any) -> None:
-    """Run a coroutine that must end without waiting for anything."""
-    try:
-        call.send(None)
-    except StopIteration:
-        return
-    call.close()
-    unkept("record on the buffer to return without waiting", "it waits")
-
-
-@check("C5")
-def recording_on_the_buffer_is_no_io(bench: Bench) -> None:
-    """Recordings on the buffer return at once, call nobody, refuse tokens and bad counts, and go out together."""
-
-    async def body() -> None:
-        async with _buffer(bench, flush_seconds=30) as (buffer, unreliable):
-            for number in range(500):
-                _at_once(buffer.record(f"m{number % 5}", calls=1, successes=1))
-            _at_once(buffer.record_many([Recorded("m0", 1, 1), Recorded("m1", 1, 1)]))
-            expect_same("calls of the backend while recording", [], unreliable.batches)
-            await refused(buffer.record("m0", calls=1, token=FIRST), InvalidArgument, "a token on the buffer")
-            await refused(
-                buffer.record_many([Recorded("m0", 1)], token=FIRST), InvalidArgument, "a token on the buffer"
-            )
-            bad_figures: list[dict[str, Any]] = [{"calls": -1}, {"calls": 1.5}, {"positive": "1"}, {"failures": True}]
-            for figures in bad_figures:
-                await refused(buffer.record("m0", **figures), InvalidArgument, f"{figures} on the buffer")
-            await refused(buffer.record("", calls=1), InvalidArgument, "an empty name on the buffer")
-            wanted = {f"m{n}": Counts(101, 101) if n < 2 else Counts(100, 100) for n in range(5)}
-            await _expect_counts(buffer, wanted)
-            expect_same("batches of the backend", 1, len(unreliable.batches))
-            expect(unreliable.batches[0][0], "a token with the flush", unreliable.batches)
-
-    bench.run(body)
-
-
-@check("C5")
-def reads_and_closing_flush(bench: Bench) -> None:
-    """Every read of the buffer has what was recorded before it, reset takes it too, and closing leaves nothing."""
-
-    async def body() -> None:
-        async with bench.open() as counters:
-            async with buffered(counters, flush_seconds=30) as buffer:
-                reads: list[Callable[[], Awaitable[Counts]]] = [
-                    lambda: buffer.totals("gpt"),
-                    lambda: buffer.window("gpt", seconds=60),
-                    lambda: _only(buffer.all_totals()),
-                    lambda: _only(buffer.all_windows(seconds=60)),
-                ]
-                for calls, read in enumerate(reads, 1):
-                    await buffer.record("gpt", calls=1)
-                    expect_same(f"read number {calls}", Counts(calls), await read())
-                await buffer.record("gpt", calls=1)
-                await buffer.reset("gpt")
-                expect_same("the total after reset", Counts(), await buffer.totals("gpt"))
-                await buffer.record("gpt", calls=7)
-                await counters.record("GPT", calls=1)
-                expect_same("what the backend has before closing", Counts(), await counters.totals("gpt"))
-            expect_same("what the backend has after closing", Counts(7), await counters.totals("gpt"))
-
-    bench.run(body)
-
-
-async def _only(counts: Awaitable[dict[str, Counts]]) -> Counts:
-    return (await counts).get("gpt", Counts())
-
-
-@check("C5")
-def it_flushes_by_itself_one_at_a_time(bench: Bench) -> None:
-    """What is recorded reaches the backend without a read, each flush alone and with a token of its own."""
-
-    async def body() -> None:
-        async with _buffer(bench) as (buffer, unreliable):
-            unreliable.pause_seconds = 0.02
-            for turn in range(3):
-                await buffer.record("gpt", calls=1)
-                await bench.soon(_until_counted(bench, unreliable, turn + 1))
-            reads = [buffer.all_totals() if n % 2 else buffer.totals("gpt") for n in range(10)]
-            await buffer.record("gpt", calls=1)
-            await asyncio.gather(*reads)
-            expect_same("flushes at the same time, at most", 1, unreliable.at_once)
-            tokens = [token for token, _ in unreliable.batches]
-            expect(None not in tokens and len(set(tokens)) == len(tokens) >= 4, "a token for each flush", tokens)
-            expect_same("the total", 4, (await buffer.totals("gpt")).calls)
-
-    bench.run(body)
-
-
-async def _until_counted(bench: Bench, counters: Any, calls: int) -> None:
-    """Wait until the backend itself has counted so many calls."""
-    while (await counters.totals("gpt")).calls != calls:
-        await bench.sleep(0.01)
-
-
-@check("C5")
-def outages_lose_and_double_nothing(bench: Bench) -> None:
-    """However flushes fail, before they were counted or after, everything recorded is counted once in the end."""
-
-    async def body(program: OutageProgram) -> None:
-        model = CounterSums()
-        async with _buffer(bench, flush_seconds=0.02) as (buffer, unreliable):
-            unreliable.replies = list(program.replies)
-            for recording, pause in program.recordings:
-                await buffer.record_many([Recorded(recording.model_name, *recording.figures)])
-                model.record(RecordStep((recording,), False, None, 0))
-                await bench.sleep(pause / 100)
-            while unreliable.replies:
-                try:
-                    await buffer.all_totals()
-                except BackendUnavailable:
-                    continue
-                await buffer.record("gpt")  # something to flush, so that the next reply is used
-            await _expect_counts(buffer, model.totals())
-            expect_same("refused", 0, buffer.refused)
-
-    bench.explore(outage_programs(), body)
-
-
-@check("C5")
-def an_outage_is_counted_where_it_happened(bench: Bench) -> None:
-    """What an outage held back is counted at its own time afterwards, in the window of then and not of now."""
-
-    async def outage(reply: Reply) -> None:
-        async with _buffer(bench, bucket_seconds=1, keep_buckets=30) as (buffer, unreliable):
-            unreliable.out = reply
-            await buffer.record("then", calls=1)
-            await bench.sleep(0.5)
-            await refused(buffer.totals("then"), BackendUnavailable, "a read that cannot flush")
-            await bench.sleep(2.3)
-            unreliable.out = None
-            await buffer.record("now", calls=1)
-            recent = await buffer.all_windows(seconds=1)
-            expect_same(f"the models of the last second, after an outage ({reply.value})", ["now"], list(recent))
-            expect_same("the last 20 s", 1, (await buffer.window("then", seconds=20)).calls)
-
-    async def body() -> None:
-        await asyncio.gather(outage(Reply.NOT_COUNTED), outage(Reply.LOST))
-
-    bench.run(body)
-
-
-@check("C5")
-def a_full_buffer_refuses_other_models(bench: Bench) -> None:
-    """In an outage at most max_models are held, all of their counts; what is refused is counted, and only that lost."""
-
-    async def body() -> None:
-        async with _buffer(bench, max_models=3) as (buffer, unreliable):
-            unreliable.out = Reply.NOT_COUNTED
-            for turn in range(4):
-                for number in range(5):
-                    await buffer.record(f"m{number}", calls=1 + turn)
-                await bench.sleep(0.06)
-            expect_same("refused recordings", 8, buffer.refused)
-            unreliable.out = None
-            await _expect_counts(buffer, {f"m{number}": Counts(10) for number in range(3)})
-            await buffer.record("m4", calls=1)
-            expect_same("a model refused before, after the outage", Counts(1), await buffer.totals("m4"))
-            expect_same("refused in the end", 8, buffer.refused)
-
-    bench.run(body)
-
-
 # ---------------------------------------------------------------------- C6, C7
 
 
@@ -609,11 +314,11 @@ def reset_forgets_sums_below_zero(bench: Bench) -> None:
                 every = [await instance.all_totals(), await instance.all_windows(seconds=DAY)]
                 expect_same("what is left", [{"GPT": Counts(1, 1, 0, 1, 1)}] * 2, every)
             await counters.record("gpt", calls=1, positive=1, negative=1)
-            await _expect_counts(other, {"gpt": Counts(1, 0, 0, 1, 1), "GPT": Counts(1, 1, 0, 1, 1)})
+            await expect_counts(other, {"gpt": Counts(1, 0, 0, 1, 1), "GPT": Counts(1, 1, 0, 1, 1)})
             await counters.reset("absent")
             await counters.reset("gpt")
             await counters.reset("GPT")
-            await _expect_counts(other, {}, ["gpt", "GPT", "absent"])
+            await expect_counts(other, {}, ["gpt", "GPT", "absent"])
             expect(owned is None or await bench.owned(space) <= owned, f"{owned} owned", await bench.owned(space))
 
     bench.run(body)
@@ -645,7 +350,7 @@ def resets_among_recordings_stay_whole(bench: Bench) -> None:
             totals, window = await reader.totals("gpt"), await reader.window("gpt", seconds=DAY)
             expect_same("the window, all of it recent, as the totals", totals, window)
             await third.reset("gpt")
-            await _expect_counts(reader, {}, ["gpt"])
+            await expect_counts(reader, {}, ["gpt"])
 
     bench.run(body)
 
@@ -663,11 +368,11 @@ def any_name_is_a_model(bench: Bench) -> None:
                     await counters.record(name, calls=number)
             await counters.record_many([Recorded(name, n) for n, name in enumerate(names, 1) if not n % 2])
             wanted = {name: Counts(number) for number, name in enumerate(names, 1)}
-            await _expect_counts(counters, wanted)
+            await expect_counts(counters, wanted)
             for name in names[::7]:
                 await counters.reset(name)
                 del wanted[name]
-            await _expect_counts(counters, wanted, names[::7])
+            await expect_counts(counters, wanted, names[::7])
 
     bench.run(body)
 

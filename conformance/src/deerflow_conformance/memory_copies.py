@@ -1,0 +1,91 @@
+"""Checks of copying a memory store: M12."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from deerflow_backends.errors import Conflict, InvalidArgument
+from deerflow_backends.memories import (
+    Change,
+    PutBody,
+    PutFact,
+)
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.change_models import UserMemory
+from deerflow_conformance.change_programs import (
+    MemoryStep,
+    memory_programs,
+)
+from deerflow_conformance.checks import check
+from deerflow_conformance.expectations import expect_same, exported, refused
+from deerflow_conformance.memory_steps import Users, all_reads, take
+
+
+@check("M12")
+def a_copy_reads_the_same(bench: Bench) -> None:
+    """After any program, restoring its export elsewhere makes every read equal; once more it changes nothing."""
+
+    async def body(program: list[MemoryStep]) -> None:
+        source, target = bench.space(), bench.space()
+        users: Users = defaultdict(UserMemory)
+        async with bench.open(source) as store, bench.open(target) as copy:
+            for step in program:
+                await take(store, step, users[step.user_id])
+            records = await exported(store)
+            await bench.sleep(0.01)
+            expect_same("records restored", len(records), await copy.restore(records))
+            before = await all_reads(store, users)
+            expect_same("every read of the copy", before, await all_reads(copy, users))
+            expect_same("records restored again", 0, await copy.restore(records))
+            expect_same("every read after restoring again", before, await all_reads(copy, users))
+            for user_id, model in users.items():
+                go_on: list[Change] = [PutFact(None, "one more", {"n": []})]
+                applied = await copy.apply(user_id, go_on, expected_revision=model.revision)
+                model.apply(go_on).expect(applied)
+
+    bench.explore(memory_programs(removals=True), body)
+
+
+@check("M12")
+def a_different_record_is_a_conflict(bench: Bench) -> None:
+    """A record that meets a different one is a Conflict and stays unwritten; those before it were written."""
+
+    async def body() -> None:
+        async with bench.open() as bobs, bench.open() as anns, bench.open() as target:
+            await bobs.apply("bob", [PutFact("a", "f", {"n": 1}), PutBody(None, {"n": 1})])
+            await anns.apply("ann", [PutFact("a", "f", {"n": 1})])
+            await target.apply("ann", [PutFact("a", "f", {"n": 2}), PutBody(None, {"n": 2})])
+            before = await all_reads(target, ["ann"])
+            records = [*await exported(bobs), *await exported(anns)]
+
+            async def one_by_one() -> Any:
+                for record in records:
+                    yield record
+
+            await refused(target.restore(one_by_one()), Conflict, "a different record of ann")
+            expect_same("ann after the conflict", before, await all_reads(target, ["ann"]))
+            wanted = await all_reads(bobs, ["bob"])
+            expect_same("bob, who came before", wanted, await all_reads(target, ["bob"]))
+            await bobs.apply("bob", [PutFact("a", "f", {"n": 1.0})])
+            await refused(target.restore(await exported(bobs)), Conflict, "a later state of bob")
+            expect_same("bob after the conflict", wanted, await all_reads(target, ["bob"]))
+
+    bench.run(body)
+
+
+@check("M12")
+def what_is_no_record_is_refused(bench: Bench) -> None:
+    """Restoring anything that is no exported record is InvalidArgument, and it leaves nothing behind."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            await source.apply("ann", [PutFact("a", "f", {"n": 1})])
+            good = (await exported(source))[0]
+            for bad in ({}, {"user_id": "ann"}, "record", None, 7, [good], {**good, "surplus": 1}):
+                await refused(target.restore([bad]), InvalidArgument, f"restoring {bad!r}")
+            for key in good:
+                await refused(target.restore([{**good, key: object}]), InvalidArgument, f"a record with a bad {key}")
+            expect_same("records after refusals", [], await exported(target))
+
+    bench.run(body)

@@ -1,0 +1,83 @@
+"""Checks of copying a thread index: T11."""
+
+from __future__ import annotations
+
+from deerflow_backends.errors import Conflict, InvalidArgument
+from deerflow_backends.threads import ANY_USER, NewThread
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.change_programs import (
+    ThreadStep,
+    thread_programs,
+)
+from deerflow_conformance.checks import check
+from deerflow_conformance.expectations import expect_same, exported, refused
+from deerflow_conformance.thread_steps import (
+    Threads,
+    expect_reads,
+    expect_touched,
+    listed,
+    take,
+)
+
+
+@check("T11")
+def a_copy_reads_the_same(bench: Bench) -> None:
+    """After any program, restoring its export elsewhere makes every read equal; once more it changes nothing."""
+
+    async def body(program: list[ThreadStep]) -> None:
+        model: Threads = {}
+        async with bench.open() as index, bench.open() as copy:
+            for step in program:
+                await take(index, step, model)
+            records = await exported(index)
+            await bench.sleep(0.01)
+            expect_same("records exported", len(model), len(records))
+            expect_same("records restored", len(records), await copy.restore(records))
+            await expect_reads(copy, model)
+            expect_same("records restored again", 0, await copy.restore(records))
+            await expect_reads(copy, model, 2)
+            for thread in list(model.values()):
+                touched = await copy.update(thread.thread_id, user_id=ANY_USER)
+                expect_touched(thread, thread, touched, touch=True)
+
+    bench.explore(thread_programs(), body)
+
+
+@check("T11")
+def a_different_record_is_a_conflict(bench: Bench) -> None:
+    """A record that meets a different thread is a Conflict and stays unwritten; those before it were written."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            before = [await source.create(NewThread(name, "ann", metadata={"k": 1})) for name in ("a", "b", "c")]
+            records = {record["thread_id"]: record for record in await exported(source)}
+            for changed in ({"metadata": {"k": 1.0}}, {"user_id": "Ann"}, {"display_name": ""}, {"status": "x"}):
+                async with bench.open() as other:
+                    await other.restore([{**records["b"], **changed}])
+                    stored = await other.get("b", user_id=ANY_USER)
+                    await refused(other.restore(list(records.values())), Conflict, f"a thread that has {changed!r}")
+                    expect_same("the stored thread", stored, await other.get("b", user_id=ANY_USER))
+            await target.create(NewThread("b", "Ann"))
+            call = target.restore(record for record in (records["a"], records["b"], records["c"]))
+            await refused(call, Conflict, "another user's thread of the same id")
+            expect_same("the one before", before[0], await target.get("a", user_id="ann"))
+            expect_same("its list", before[:1], await listed(target, "ann"))
+
+    bench.run(body)
+
+
+@check("T11")
+def what_is_no_record_is_refused(bench: Bench) -> None:
+    """Restoring anything that is no exported record is InvalidArgument, and it leaves nothing behind."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            await source.create(NewThread("t", "ann"))
+            (good,) = await exported(source)
+            for bad in ({}, {"thread_id": "t"}, "record", None, 7, [good], {**good, "surplus": 1}):
+                await refused(target.restore([bad]), InvalidArgument, f"restoring {bad!r}")
+            for key in good:
+                await refused(target.restore([{**good, key: object}]), InvalidArgument, f"a record with a bad {key}")
+            expect_same("records after refusals", [], await exported(target))
+
+    bench.run(body)
