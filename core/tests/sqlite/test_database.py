@@ -395,13 +395,24 @@ def test_work_is_counted(file: Path) -> None:
 
 
 def test_a_thread_for_a_moment() -> None:
-    """What blocks is done aside, its outcome is the caller's, and the thread is gone."""
+    """What blocks is done aside, its outcome is the caller's, and the thread is gone, after a cancellation too."""
 
     async def main() -> None:
         before = threading.active_count()
         assert await in_thread("aside", threading.get_ident) != threading.get_ident()
         with pytest.raises(ZeroDivisionError):
             await in_thread("aside", lambda: 1 // 0)
+        assert threading.active_count() == before
+
+        gate = threading.Event()
+        task = asyncio.create_task(in_thread("aside", gate.wait))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         assert threading.active_count() == before
 
     asyncio.run(main())

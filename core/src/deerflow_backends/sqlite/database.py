@@ -364,7 +364,7 @@ async def open_database(path: Path, tuning: Tuning, secure_delete: str = "FAST")
 
 
 async def in_thread(name: str, function: Callable[[], T]) -> T:
-    """Do what blocks in a thread that is gone afterwards, also if cancelled: then it is waited for."""
+    """Do what blocks in a thread that is gone afterwards; if cancelled, once it is done."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -379,7 +379,11 @@ async def in_thread(name: str, function: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, name=name)
     thread.start()
     try:
-        return await future
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        future.exception()  # seen, though nobody is left to raise it to
+        raise
     finally:
         thread.join()
 

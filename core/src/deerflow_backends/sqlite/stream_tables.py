@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -43,8 +42,7 @@ class Stored(NamedTuple):
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
+class _Stream(NamedTuple):
     """A row of `heads`: `seq` and `epoch` of the last id, `earliest` the first seq retained (above `seq`: none)."""
 
     stream: int
@@ -120,8 +118,7 @@ class StreamTables:
             Entry(EventId(epoch, seq), event, data) for seq, (event, data) in enumerate(new, stream.seq + 1)
         )
         _insert(connection, stream.stream, entries)
-        stream = replace(
-            stream,
+        stream = stream._replace(
             epoch=epoch,
             seq=entries[-1].id.seq,
             bytes=stream.bytes + sum(len(entry.data) for entry in entries),
@@ -137,7 +134,7 @@ class StreamTables:
         stream = self._find(connection, run_id, now) or self._create(connection, run_id, now, None)
         if stream.ended:
             return None
-        return self._store(connection, replace(stream, ended=1, expires_at=now + self._ttl), now, ())
+        return self._store(connection, stream._replace(ended=1, expires_at=now + self._ttl), now, ())
 
     def clean_up(self, connection: sqlite3.Connection, run_id: str, delay_seconds: float) -> Stored | None:
         """Hide all events, now or later; None if there is nothing to hide."""
@@ -146,7 +143,7 @@ class StreamTables:
         if stream is None or stream.cleaned:
             return None
         at = now + int(delay_seconds * MICROSECONDS)
-        stream = replace(stream, cleanup_at=at if stream.cleanup_at is None else min(at, stream.cleanup_at))
+        stream = stream._replace(cleanup_at=at if stream.cleanup_at is None else min(at, stream.cleanup_at))
         return self._store(connection, self._cleaned(connection, stream, now) or stream, now, ())
 
     def read(self, connection: sqlite3.Connection, run_id: str, after: int, limit: int, max_bytes: int) -> Read:
@@ -210,8 +207,7 @@ class StreamTables:
         at = stream.cleanup_at
         if at is None or at > min(now, stream.expires_at):
             return None
-        return replace(
-            stream,
+        return stream._replace(
             bytes=0,
             earliest=stream.seq + 1,
             cleaned=1,
@@ -258,7 +254,7 @@ class StreamTables:
                 break
         oldest.close()
         connection.execute(TRIM, {"stream": stream.stream, "earliest": earliest})
-        return replace(stream, earliest=earliest, bytes=size)
+        return stream._replace(earliest=earliest, bytes=size)
 
     def _store(self, connection: sqlite3.Connection, stream: _Stream, now: int, entries: tuple[Entry, ...]) -> Stored:
         (change,) = connection.execute(NEXT_CHANGE).fetchone()
