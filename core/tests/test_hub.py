@@ -27,13 +27,14 @@ RUN = "run"
 
 
 class Store:
-    """One run's events, read after as many turns of the event loop as `delays` says, and counted."""
+    """One run's events. A read looks after `lag` turns of the event loop, and answers after the next of `delays`."""
 
     def __init__(self) -> None:
         self.events: list[Entry] = []
         self.first = 1
         self.ended = False
         self.delays: list[int] = []
+        self.lag = 0
         self.failures: list[BaseException] = []
         self.reads = 0
 
@@ -51,6 +52,8 @@ class Store:
 
     async def read(self, run_id: str, after: int, limit: int, max_bytes: int) -> Read:
         self.reads += 1
+        for _ in range(self.lag):
+            await asyncio.sleep(0)  # a late look
         if self.failures:
             raise self.failures.pop(0)
         answer = Read(self.head(), tuple(self.events[max(after, self.first - 1) :][:limit]))
@@ -195,6 +198,24 @@ def test_a_fault_that_waiting_cannot_mend_is_raised() -> None:
         with pytest.raises(StopAsyncIteration):
             await anext(subscription)
         assert not hub.watched
+
+    in_hub(body)
+
+
+def test_no_heartbeat_before_the_live_tail_is_known() -> None:
+    """What is published after the first item came is delivered, however slow the first read was (S3, S7)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish(3)
+        store.lag = 200
+        subscription = hub.subscribe(RUN, last_event_id="malformed", heartbeat_interval=1e-6)
+        assert await anext(subscription) is HEARTBEAT_SENTINEL
+        store.publish()
+        hub.wake(RUN)
+        item = await anext(subscription)
+        while item is HEARTBEAT_SENTINEL:
+            item = await anext(subscription)
+        assert seqs([item]) == [4]
 
     in_hub(body)
 

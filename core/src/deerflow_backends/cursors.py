@@ -125,6 +125,11 @@ class Place:
             return 0
         return PAST_THE_END if self._cursor is MALFORMED else max(self._cursor.seq - 1, 0)
 
+    @property
+    def settled(self) -> bool:
+        """Whether later events cannot fall before it: the live tail is nowhere until a first read tells where."""
+        return self._cursor is not MALFORMED or not self.fresh
+
     def delivered(self, entry: Entry) -> None:
         """Note that the subscriber was given *entry*."""
         self._delivered = entry.id

@@ -18,9 +18,9 @@ from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEv
 if TYPE_CHECKING:
     from deerflow_backends.hub import Hub, Watch
 
-#: What a subscriber that fell behind the ring reads at once.
+#: What a subscriber that is not served from the ring reads of the store at once: all that it holds of its own (S12).
 READ_EVENTS: Final = 256
-READ_BYTES: Final = 1024 * 1024
+READ_BYTES: Final = 256 * 1024
 
 
 class Subscription:
@@ -89,7 +89,7 @@ class Subscription:
                 self._waiter = None
             self._hub.binding.check()
             item = self._take(watch)
-            if item is None and loop.time() >= deadline:
+            if item is None and loop.time() >= deadline and self._place.settled:
                 return HEARTBEAT_SENTINEL
         return item
 
