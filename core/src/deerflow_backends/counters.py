@@ -92,8 +92,9 @@ class ModelCounters(Protocol):
     (`maybe_written` tells; asking again with the same token within ``token_seconds`` is safe).
     """
 
-    #: How far this backend carries (G6).
-    reach: Reach
+    @property
+    def reach(self) -> Reach:
+        """How far this backend carries (G6); a plain class attribute will do."""
 
     async def record(
         self,

@@ -176,8 +176,9 @@ class MemoryStore(Protocol):
     `BackendUnavailable` (`maybe_written` tells). A cancelled write happened once, whole, or not at all.
     """
 
-    #: How far this backend carries (G6).
-    reach: Reach
+    @property
+    def reach(self) -> Reach:
+        """How far this backend carries (G6); a plain class attribute will do."""
 
     async def load(self, user_id: str | None, *, agent_name: str | None = None) -> Memory:
         """Read one part as of one revision (M11). Never creates anything; an absent part is empty (M1)."""

@@ -108,8 +108,9 @@ class StreamBridge(Protocol):
     publish may have stored its events, once, whole (S1, G5).
     """
 
-    #: How far this backend carries (G6).
-    reach: Reach
+    @property
+    def reach(self) -> Reach:
+        """How far this backend carries (G6); a plain class attribute will do."""
 
     async def publish(self, run_id: str, event: str, data: JSON) -> str:
         """Append one event to the run and return its id; the stream is created if there is none.

@@ -102,8 +102,9 @@ class ThreadIndex(Protocol):
     happened once, whole, or not at all.
     """
 
-    #: How far this backend carries (G6).
-    reach: Reach
+    @property
+    def reach(self) -> Reach:
+        """How far this backend carries (G6); a plain class attribute will do."""
 
     async def create(self, thread: NewThread) -> Thread:
         """Store a new thread and return it.
