@@ -19,7 +19,8 @@ import pytest
 
 from deerflow_backends import sqlite
 from deerflow_backends.errors import BackendUnavailable, Closed, ConfigError, Corrupt
-from deerflow_backends.sqlite.database import Database, Tuning, in_thread, open_database
+from deerflow_backends.sqlite.database import Database, in_thread, open_database
+from deerflow_backends.sqlite.worker import Tuning
 
 Child = Callable[[str], AbstractContextManager[subprocess.Popen[str]]]
 

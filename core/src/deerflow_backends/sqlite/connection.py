@@ -12,9 +12,10 @@ from typing import Final
 
 from deerflow_backends.clocks import Clock, wall_clock
 from deerflow_backends.errors import BackendsError, ConfigError
-from deerflow_backends.sqlite.database import FIRST_LOOK, Database, Synchronous, Tuning, open_database
+from deerflow_backends.sqlite.database import Database, open_database
 from deerflow_backends.sqlite.layout import KIND_OF, Kind
 from deerflow_backends.sqlite.migrating import migrate as take_steps
+from deerflow_backends.sqlite.worker import FIRST_LOOK, Synchronous, Tuning
 
 #: Free pages up to this many are kept for what will be written next, and so many are given back at a time.
 SPARE_PAGES: Final = 1_000

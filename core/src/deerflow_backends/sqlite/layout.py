@@ -35,7 +35,7 @@ class Kind:
     Attributes:
         suffix: What follows the namespace in its name.
         application_id: SQLite keeps it in the header, and ``file`` shows it; another one is not ours.
-        secure_delete: Whether deleted content is overwritten at any cost (`database.Tuning`).
+        secure_delete: Whether deleted content is overwritten at any cost (`database.open_database`).
     """
 
     suffix: str

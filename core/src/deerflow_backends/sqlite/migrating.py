@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from deerflow_backends.errors import BackendUnavailable, ConfigError
-from deerflow_backends.sqlite.database import BEGIN_WRITE, connect_file, in_thread
+from deerflow_backends.sqlite.database import in_thread
 from deerflow_backends.sqlite.failures import is_busy, translated
 from deerflow_backends.sqlite.layout import KIND_OF, STATE, STEPS_OF, STREAMS, VERSION, Kind, step_sql
 from deerflow_backends.sqlite.opening import (
@@ -21,6 +21,7 @@ from deerflow_backends.sqlite.opening import (
     create_file,
     look,
 )
+from deerflow_backends.sqlite.worker import BEGIN_WRITE, connect_file
 
 #: How long twenty processes that start at once may wait for one another.
 MIGRATE_SECONDS: Final = 30.0

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from deerflow_backends.errors import BackendUnavailable, ConfigError, Corrupt, PluginError
-from deerflow_backends.sqlite.database import connect_file
 from deerflow_backends.sqlite.failures import translated
 from deerflow_backends.sqlite.layout import VERSION, Kind
+from deerflow_backends.sqlite.worker import connect_file
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from deerflow_backends.hub import Hub
-from deerflow_backends.sqlite.database import connect_file
+from deerflow_backends.sqlite.worker import connect_file
 
 #: How often it looks: as often as this while something happens, less and less often while nothing does.
 SHORTEST_SECONDS: Final = 0.001
