@@ -15,7 +15,7 @@ import pytest
 import deerflow_backends
 
 #: Distributions that only some users need, or only once something is opened.
-HEAVY = ("pydantic", "pydantic_settings", "yaml", "pluggy", "importlib_metadata", "packaging", "anyio", "stamina")
+HEAVY = ("pydantic", "pydantic_settings", "yaml", "pluggy", "importlib_metadata", "packaging", "anyio")
 COMMANDS = ("typer", "click", "rich", "starlette", "uvicorn", "httpx")
 DRIVERS = ("sqlite3", "redis", "psycopg", "psycopg_pool", "pymongo", "sqlalchemy", "aiosqlite")
 

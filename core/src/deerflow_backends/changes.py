@@ -16,7 +16,8 @@ from deerflow_backends.clocks import to_datetime
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
 from deerflow_backends.memories import ABSENT, ANY, Applied, DeleteFact, Expected, Fact, Guard, PutBody, PutFact
 
-MAX_REVISION = 2**63 - 1
+#: Far from what counting reaches, and room below 64 bits for what an imported revision grows to.
+MAX_REVISION = 2**62
 
 #: Which fact of a user: the agent's name (None: the user-wide part) and the fact's id.
 FactKey: TypeAlias = tuple[str | None, str]

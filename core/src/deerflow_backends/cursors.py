@@ -130,6 +130,11 @@ class Place:
         """Whether later events cannot fall before it: the live tail is nowhere until a first read tells where."""
         return self._cursor is not MALFORMED or not self.fresh
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it stands in no stream and will begin in whichever comes: then "still none" is nothing to look up."""
+        return self.created is None and not self.fresh and not isinstance(self._cursor, EventId)
+
     def delivered(self, entry: Entry) -> None:
         """Note that the subscriber was given *entry*."""
         self._delivered = entry.id

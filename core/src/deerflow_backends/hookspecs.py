@@ -98,7 +98,7 @@ def deerflow_migrate(settings: Any, capabilities: frozenset[str], apply: bool) -
         The steps done, or due: one short line each, for people.
 
     Raises:
-        ConfigError: The database is newer than this code; nothing was changed.
+        PluginError: The database is newer than this code, which is to be upgraded; nothing was changed.
         BackendUnavailable: No answer in time; steps not done are due.
     """
     raise NotImplementedError

@@ -9,39 +9,55 @@ next one; whatever does not fit makes it read the store again.
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
-import stamina
-
 from deerflow_backends.binding import Binding
+from deerflow_backends.clocks import MICROSECONDS, Clock
 from deerflow_backends.cursors import PAST_THE_END, Entry, Head, Read
 from deerflow_backends.errors import BackendUnavailable
 from deerflow_backends.streams import StreamOptions
 from deerflow_backends.subscription import Subscription
 
+_log = logging.getLogger("deerflow_backends")
+
 #: ``await read(run_id, after_seq, limit, max_bytes)``: one consistent look at a run's store, with at most *limit*
 #: events after *after_seq*, and no more than *max_bytes* of their data unless a single one is larger.
 ReadStream: TypeAlias = Callable[[str, int, int, int], Awaitable[Read]]
+
+#: Between tries while the backend is unavailable: doubling, with jitter.
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+
+#: How often the store's clock is looked at, and what counts as a jump: a host that slept, a clock set anew.
+_CLOCK_CHECK_SECONDS: Final = 2.0
+_CLOCK_JUMP_SECONDS: Final = 0.5
 
 #: Timers fire this much late, so that the store's clock has certainly passed the moment, and never in a tight loop.
 _LATE_SECONDS: Final = 0.001
 
 
-_retrying = stamina.AsyncRetryingCaller(
-    attempts=None, timeout=None, wait_initial=0.1, wait_max=2.0, wait_jitter=0.5
-).on(BackendUnavailable)
-
-
 class Hub:
     """The watched runs of one stream bridge in one process."""
 
-    def __init__(self, binding: Binding, read: ReadStream, options: StreamOptions) -> None:
+    def __init__(self, binding: Binding, read: ReadStream, options: StreamOptions, clock: Clock | None = None) -> None:
+        """Make a hub.
+
+        Args:
+            binding: Closed before the hub is.
+            read: Asks the store.
+            options: Of the bridge.
+            clock: The store's clock, if it is this host's: should it jump, every watched run is read again.
+        """
         self.binding = binding
         self.options = options
+        self.unavailable = False
         self._read = read
+        self._clock = clock
+        self._clock_check: asyncio.TimerHandle | None = None
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -73,6 +89,8 @@ class Hub:
 
     async def close(self) -> None:
         """End every subscription with `Closed` (the binding is closed before) and leave no task behind."""
+        if self._clock_check is not None:
+            self._clock_check.cancel()
         for watch in tuple(self._watches.values()):
             watch.close()
         self._watches.clear()
@@ -85,6 +103,10 @@ class Hub:
         watch = self._watches.get(run_id)
         if watch is None:
             watch = self._watches[run_id] = Watch(self, run_id)
+            watch.wake()
+            self._check_clock(None)
+        elif watch.failure is not None:
+            watch.failure = None  # it may have been mended since
             watch.wake()
         watch.subscriptions.add(subscription)
         return watch
@@ -103,9 +125,36 @@ class Hub:
         return task
 
     async def _read_until_answered(self, run_id: str, after: int, limit: int, max_bytes: int) -> Read:
-        with suppress(BackendUnavailable):  # the usual case, without the price of setting up retries
-            return await self._read(run_id, after, limit, max_bytes)
-        return await _retrying(self._read, run_id, after, limit, max_bytes)
+        # Not stamina: a host that switches its retries off must not end subscriptions (S16), and one line an outage
+        # is enough in the log, however many subscribers there are.
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                read = await self._read(run_id, after, limit, max_bytes)
+            except BackendUnavailable as error:
+                if not self.unavailable:
+                    self.unavailable = True
+                    _log.warning("stream_bridge.unavailable", extra={"error": str(error)})
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:
+                if self.unavailable:
+                    self.unavailable = False
+                    _log.info("stream_bridge.available")
+                return read
+
+    def _check_clock(self, before: float | None) -> None:
+        """While runs are watched, see every few seconds whether the store's clock kept pace with our timers (S14)."""
+        if self._clock is None or (before is None and self._clock_check is not None):
+            return
+        self._clock_check = None
+        if not self._watches:
+            return
+        loop = self.binding.loop
+        ahead = self._clock() / MICROSECONDS - loop.time()
+        if before is not None and abs(ahead - before) > _CLOCK_JUMP_SECONDS:
+            self.wake_all()
+        self._clock_check = loop.call_later(_CLOCK_CHECK_SECONDS, self._check_clock, ahead)
 
 
 class Watch:
@@ -123,6 +172,7 @@ class Watch:
         self._last = PAST_THE_END  # a first read asks for the head alone: the ring begins at the tail
         self._reading: asyncio.Task[Read] | None = None
         self._dirty = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -159,6 +209,7 @@ class Watch:
 
     def close(self) -> None:
         """Stop the timer and the read; wake the subscribers, who find themselves closed."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._reading is not None:
@@ -170,6 +221,8 @@ class Watch:
         if task.cancelled():
             return
         self.failure = task.exception()
+        if self._closed:
+            return
         if self.failure is not None:
             self._notify()
             return
@@ -184,6 +237,8 @@ class Watch:
         """Whether nothing is missing between what is known here and what was fed."""
         if read.head is None or read.head.cleaned or not self.version:
             return False
+        if self.head is not None and self.head.ended and not read.head.ended:
+            return False  # stored before the end that is known here
         first = read.entries[0].id.seq if read.entries else read.head.latest.seq + 1
         if self.stream == read.head.created:
             return first == self._last + 1

@@ -52,7 +52,8 @@ class Subscription:
         try:
             return await self._next()
         except asyncio.CancelledError:
-            self._stop_reading()
+            if self._place.settled:
+                self._stop_reading()
             raise
         except BaseException:
             self._finish()
@@ -73,11 +74,14 @@ class Subscription:
         if self._watch is not None and not self._finished:
             with suppress(RuntimeError):  # the loop is closed, and the watch with it
                 self._hub.binding.loop.call_soon_threadsafe(self._watch.prune)
+                if self._reading is not None:
+                    self._hub.binding.loop.call_soon_threadsafe(self._reading.cancel)
 
     async def _next(self) -> StreamItem:
         loop = asyncio.get_running_loop()
         watch = self._watch or self._begin()
-        deadline = loop.time() + self._arguments[2]
+        interval = self._arguments[2]
+        deadline = loop.time() + interval
         item = self._take(watch)
         while item is None:
             self._waiter = loop.create_future()
@@ -87,10 +91,14 @@ class Subscription:
             finally:
                 timer.cancel()
                 self._waiter = None
+            if self._finished:
+                raise StopAsyncIteration  # closed by another task
             self._hub.binding.check()
             item = self._take(watch)
-            if item is None and loop.time() >= deadline and self._place.settled:
-                return HEARTBEAT_SENTINEL
+            if item is None and loop.time() >= deadline:
+                if self._place.settled or self._hub.unavailable:
+                    return HEARTBEAT_SENTINEL
+                deadline = loop.time() + interval
         return item
 
     def _begin(self) -> Watch:
@@ -143,9 +151,12 @@ class Subscription:
         None if the store must be asked.
         """
         head, place = watch.head, self._place
-        if head is None or head.cleaned:
-            return None
-        if place.created is None:
+        known: Read | None
+        if head is None:
+            known = Read(None) if place.waiting and watch.version else None
+        elif head.cleaned:
+            known = None
+        elif place.created is None:
             first = watch.ring.get(1)
             known = None if place.fresh or first is None else Read(head, (first,))
         else:
@@ -191,6 +202,7 @@ class Subscription:
         if self._finished:
             return
         self._finished = True
+        self.wake()
         self._stop_reading()
         self._queue.clear()
         if self._watch is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from deerflow_backends.arguments import check_identifier, check_seconds
 from deerflow_backends.binding import Binding
@@ -48,25 +49,28 @@ class StreamTable:
 
     def __init__(self) -> None:
         self.streams: dict[str, _Stream] = {}
+        self.highest_gone = 0  # the highest epoch of a stream that is gone without trace
         self.hubs: list[Hub] = []
 
     def feed(self, run_id: str, head: Head, entries: Sequence[Entry]) -> None:
-        """Tell every hub what was stored; those of other event loops through their loop."""
-        running = asyncio.get_running_loop()
-        for hub in self.hubs:
-            if hub.binding.loop is running:
-                hub.feed(run_id, head, entries)
-            else:
-                hub.binding.loop.call_soon_threadsafe(hub.feed, run_id, head, entries)
+        """Tell every hub what was stored."""
+        for hub in tuple(self.hubs):
+            self._tell(hub, hub.feed, run_id, head, entries)
 
     def wake(self, run_id: str) -> None:
         """Tell every hub that a run is to be read again."""
-        running = asyncio.get_running_loop()
-        for hub in self.hubs:
-            if hub.binding.loop is running:
-                hub.wake(run_id)
-            else:
-                hub.binding.loop.call_soon_threadsafe(hub.wake, run_id)
+        for hub in tuple(self.hubs):
+            self._tell(hub, hub.wake, run_id)
+
+    def _tell(self, hub: Hub, call: Callable[..., None], *arguments: Any) -> None:
+        """Call a hub; one of another event loop through its loop, and one whose loop was closed over it no more."""
+        if hub.binding.loop is asyncio.get_running_loop():
+            call(*arguments)
+            return
+        try:
+            hub.binding.loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            self.hubs.remove(hub)
 
 
 class InProcessStreamBridge:
@@ -75,7 +79,7 @@ class InProcessStreamBridge:
     reach: Reach = "process"
 
     def __init__(self, connection: Connection, table: StreamTable, binding: Binding, options: StreamOptions) -> None:
-        self.hub = Hub(binding, self.read, options)
+        self.hub = Hub(binding, self.read, options, connection.clock)
         self._tables = connection.tables
         self._clock = connection.clock
         self._table = table
@@ -186,6 +190,7 @@ class InProcessStreamBridge:
             stream.cleanup_at = None
         if stream.expires_at <= now:
             del self._table.streams[run_id]
+            self._table.highest_gone = max(self._table.highest_gone, stream.latest.epoch)
             return None
         return stream
 
@@ -196,7 +201,7 @@ class InProcessStreamBridge:
         return stream
 
     def _create(self, run_id: str, now: int, trace: _Stream | None) -> _Stream:
-        epoch = now // 1_000
+        epoch = max(now // 1_000, self._table.highest_gone + 1)
         prior = None
         if trace is not None:
             prior = trace.latest
@@ -262,6 +267,7 @@ async def open_stream_bridge(
     finally:
         connection.sweepers.remove(bridge.sweep)
         with connection.tables.lock:
-            table.hubs.remove(hub)
+            if hub in table.hubs:
+                table.hubs.remove(hub)
         binding.close()
         await hub.close()

@@ -26,7 +26,7 @@ class SqliteStreamBridge:
     def __init__(
         self, connection: Connection, database: Database, tables: StreamTables, binding: Binding, options: StreamOptions
     ) -> None:
-        self.hub = Hub(binding, self._read, options)
+        self.hub = Hub(binding, self._read, options, connection.clock)
         self.watcher: Watcher | None = None
         self._database, self._tables, self._binding, self._options = database, tables, binding, options
         self._timeout_seconds = connection.timeout_seconds

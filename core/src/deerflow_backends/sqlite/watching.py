@@ -87,8 +87,10 @@ class Watcher:
             if newest == version:
                 pause = min(pause * _SLOWER, LONGEST_SECONDS)
                 continue
-            version, pause = newest, SHORTEST_SECONDS
+            version = newest
             changed = connection.execute(CHANGED, {"seen": seen}).fetchall()
+            others = any(change not in self._own for _, change in changed)
+            pause = SHORTEST_SECONDS if others else min(pause * _SLOWER, LONGEST_SECONDS)
             if changed:
                 seen = changed[-1][1]
                 self._tell(self._wake, changed)

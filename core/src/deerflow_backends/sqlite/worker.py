@@ -24,6 +24,9 @@ BUSY_SECONDS: Final = 0.05
 #: A write-ahead log that a burst blew up shrinks to this when it starts over.
 _WAL_BYTES: Final = 64 * 1024 * 1024
 
+#: How many reads share a transaction: none is answered before all of them are done, nor its answer freed.
+READS_AT_ONCE: Final = 32
+
 #: Take the write lock, so that no statement inside can find the database busy.
 BEGIN_WRITE: Final = "BEGIN IMMEDIATE"
 
@@ -125,6 +128,7 @@ class Worker:
         try:
             while batch := self._take():
                 self._transact(batch)
+                batch.clear()  # or its answers live until the next one comes
         finally:
             self._disconnect()
             with suppress(RuntimeError):  # the loop was closed over our head; nobody waits
@@ -134,7 +138,8 @@ class Worker:
         with self._ready:
             while not self._queue and not self._stopping:
                 self._ready.wait()
-            batch, self._queue = self._queue, []
+            count = len(self._queue) if self.writes else READS_AT_ONCE
+            batch, self._queue = self._queue[:count], self._queue[count:]
             return batch
 
     def _transact(self, batch: list[Call]) -> None:
@@ -160,15 +165,16 @@ class Worker:
             self._answer(done)
 
     def _begin(self, batch: list[Call]) -> sqlite3.Connection:
-        """Begin a transaction for the batch and all who came meanwhile, as long as anybody wants it."""
+        """Begin a transaction for the batch, to write for all who came meanwhile too, as long as anybody wants it."""
         while True:
             with self._ready:
-                batch += self._queue
-                self._queue.clear()
-                if self._abandoned:
-                    for call in batch:
-                        call.dropped = True
-            if all(call.dropped for call in batch):
+                if self.writes:
+                    batch += self._queue
+                    self._queue.clear()
+                for call in batch:
+                    call.dropped |= self._abandoned
+                batch[:] = [call for call in batch if not call.dropped]  # not kept as long as the lock is
+            if not batch:
                 raise _NobodyWaits
             try:
                 connection = self._connection = self._connection or self._connect()
