@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -33,6 +34,7 @@ class Store:
         self.events: list[Entry] = []
         self.first = 1
         self.ended = False
+        self.vanishes_in: float | None = None
         self.delays: list[int] = []
         self.lag = 0
         self.failures: list[BaseException] = []
@@ -42,7 +44,7 @@ class Store:
         if not self.events and not self.ended:
             return None
         earliest = EventId(7, self.first) if self.events else None
-        return Head(7, EventId(7, len(self.events)), earliest, ended=self.ended)
+        return Head(7, EventId(7, len(self.events)), earliest, ended=self.ended, vanishes_in=self.vanishes_in)
 
     def publish(self, count: int = 1) -> list[Entry]:
         start = len(self.events) + 1
@@ -62,10 +64,14 @@ class Store:
         return answer
 
 
-def in_hub(body: Callable[[Hub, Store], Awaitable[None]], options: StreamOptions | None = None) -> None:
+def in_hub(
+    body: Callable[[Hub, Store], Awaitable[None]],
+    options: StreamOptions | None = None,
+    clock: Callable[[], int] | None = None,
+) -> None:
     async def run() -> None:
         store, binding = Store(), Binding("the hub under test")
-        hub = Hub(binding, store.read, options or StreamOptions())
+        hub = Hub(binding, store.read, options or StreamOptions(), clock)
         async with asyncio.timeout(30):
             await body(hub, store)
         binding.close()
@@ -303,5 +309,167 @@ def test_two_tasks_in_one_subscription() -> None:
         store.publish()
         hub.wake(RUN)
         assert seqs([await first]) == [1]
+
+    in_hub(body)
+
+
+def test_a_late_feed_does_not_undo_the_end() -> None:
+    """A head stored before the end that is known here is not taken back over it (S8)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        await anext(subscription)
+        await asyncio.sleep(0.01)
+        before = store.head()
+        store.ended = True
+        hub.wake(RUN)
+        await asyncio.sleep(0.01)
+        assert before is not None
+        hub.feed(RUN, before, [])
+        assert await anext(subscription) is END_SENTINEL
+
+    in_hub(body)
+
+
+def test_a_clock_that_jumps_makes_watched_runs_be_read_again() -> None:
+    """A host that slept, or a clock set anew, is noticed without waiting for the timers (S14)."""
+    ahead = 0
+
+    def clock() -> int:
+        return time.monotonic_ns() // 1_000 + ahead
+
+    async def body(hub: Hub, store: Store) -> None:
+        nonlocal ahead
+        store.publish()
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=30)
+        await anext(subscription)
+        store.events.clear()  # expired
+        ahead = 3_600_000_000
+        assert await anext(subscription) == StreamGap("7-1", None, None)
+
+    in_hub(body, clock=clock)
+
+
+def test_nothing_of_a_dropped_run_lives_on() -> None:
+    """The last subscriber may leave at any moment of a read: no timer keeps the run's events (G9)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        store.vanishes_in = 86_400
+        for turns in range(8):
+            subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+            task = asyncio.ensure_future(anext(subscription))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await subscription.aclose()
+            await asyncio.sleep(0.01)
+            left = [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+            assert len(left) == 1, "only in_hub's own deadline may be scheduled"
+
+    in_hub(body)
+
+
+def test_closing_while_another_task_waits() -> None:
+    """``aclose()`` ends the wait of another task at once, and nothing is delivered after it."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=3_600)
+        await anext(subscription)
+        task = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0.01)
+        await subscription.aclose()
+        store.publish()
+        hub.wake(RUN)
+        with pytest.raises(StopAsyncIteration):
+            await task
+
+    in_hub(body)
+
+
+def test_cancelled_before_the_live_tail_is_known() -> None:
+    """Cancelling the first ``__anext__`` does not move the place where subscribing began (S3, S7, G8)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish(3)
+        store.lag = 5
+        subscription = hub.subscribe(RUN, last_event_id="malformed", heartbeat_interval=5)
+        task = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        store.publish()
+        hub.wake(RUN)
+        assert seqs([await anext(subscription)]) == [4]
+
+    in_hub(body)
+
+
+def test_abandoned_in_an_outage() -> None:
+    """An iterator dropped while the backend is away leaves no task that goes on trying."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.failures = [BackendUnavailable("away") for _ in range(10_000)]
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=0.01)
+        assert await anext(subscription) is HEARTBEAT_SENTINEL
+        del subscription
+        gc.collect()
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == 1
+        assert hub.unavailable
+
+    in_hub(body)
+
+
+def test_an_outage_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """However many subscribers try however often, the log tells of an outage once, and of its end (S16)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.failures = [BackendUnavailable("away") for _ in range(20)]
+        store.publish()
+        readers = [hub.subscribe(RUN, last_event_id=None, heartbeat_interval=30) for _ in range(10)]
+        await asyncio.gather(*(anext(reader) for reader in readers))
+
+    caplog.set_level("INFO", "deerflow_backends")
+    in_hub(body)
+    assert [record.message for record in caplog.records] == ["stream_bridge.unavailable", "stream_bridge.available"]
+
+
+def test_mended_data_is_read_again() -> None:
+    """A fault that was raised to some subscribers is not raised to later ones once it is gone."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish()
+        idle = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        await anext(idle)
+        await asyncio.sleep(0.01)
+        store.failures = [Corrupt("unreadable")]
+        hub.wake(RUN)
+        await asyncio.sleep(0.01)
+        later = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        assert seqs([await anext(later)]) == [1]
+
+    in_hub(body)
+
+
+def test_waiting_for_a_run_costs_few_reads() -> None:
+    """A subscriber that waits for a run to begin reads the store once, not at every look of its neighbours."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        readers = [asyncio.create_task(collect(hub)) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        before = store.reads
+        for _ in range(10):
+            hub.wake(RUN)
+            await asyncio.sleep(0.005)
+        assert store.reads <= before + 10
+        store.ended = True
+        hub.wake(RUN)
+        await asyncio.gather(*readers)
 
     in_hub(body)

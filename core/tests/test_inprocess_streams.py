@@ -158,3 +158,39 @@ def test_bound_to_its_process(namespace: str) -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
     asyncio.run(body())
+
+
+def test_a_clock_set_back_gives_no_id_twice(namespace: str) -> None:
+    """After a stream expired, the next one has a higher epoch, whatever the clock says by then (S2)."""
+
+    async def body() -> None:
+        clock = Turned()
+        async with opened(namespace, clock, ttl_seconds=1) as bridge:
+            first = await bridge.publish("run", "e", 1)
+            clock.turn(1)
+            assert await bridge.status("run") is None
+            clock.turn(-1)
+            assert await bridge.publish("run", "e", 2) != first
+
+    asyncio.run(body())
+
+
+def test_an_event_loop_closed_over_its_bridge_harms_no_other(namespace: str) -> None:
+    """A publish that was stored does not fail because another thread's event loop went away (G5)."""
+
+    async def left_open() -> None:
+        await opened(namespace).__aenter__()
+
+    async def publish() -> str:
+        async with opened(namespace) as bridge:
+            await bridge.publish("run", "e", 1)
+            await bridge.publish_end("run")
+            return str(await bridge.status("run"))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(left_open())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.close()
+    assert "ended=True" in asyncio.run(publish())
