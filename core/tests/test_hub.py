@@ -362,9 +362,8 @@ def test_nothing_of_a_dropped_run_lives_on() -> None:
             task = asyncio.ensure_future(anext(subscription))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             await subscription.aclose()
+            await asyncio.gather(task, return_exceptions=True)
             await asyncio.sleep(0.01)
             left = [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
             assert len(left) == 1, "only in_hub's own deadline may be scheduled"
