@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
@@ -439,5 +440,50 @@ def test_each_object_belongs_to_its_loop_and_its_block(tmp_path: Path) -> None:
             with pytest.raises(Closed):
                 await capability.ping()
         return opened
+
+    asyncio.run(main())
+
+
+def test_a_herd_of_reads_is_answered_in_portions(file: Path) -> None:
+    """The first of very many reads has its answer before the last begins, so none holds up or keeps them all (G7)."""
+
+    async def main() -> None:
+        answered = threading.Event()
+        waited: list[bool] = []
+        async with opened(file) as database:
+            first = asyncio.create_task(database.read(stored, timeout_seconds=SECONDS))
+            first.add_done_callback(lambda _task: answered.set())
+            more = [asyncio.create_task(database.read(stored, timeout_seconds=SECONDS)) for _ in range(200)]
+
+            def look(_connection: sqlite3.Connection) -> None:
+                waited.append(answered.wait(10))
+
+            last = asyncio.create_task(database.read(look, timeout_seconds=SECONDS))
+            await asyncio.gather(first, *more, last)
+        assert waited == [True]
+
+    asyncio.run(main())
+
+
+def test_calls_that_gave_up_are_not_kept(file: Path, child: Child) -> None:
+    """While another process holds the lock, what nobody waits for any more is freed, others waiting or not."""
+
+    async def main() -> None:
+        async with opened(file) as database:
+            with child(LOCK.format(file=str(file))):
+                waiting = asyncio.create_task(database.write(put(0), timeout_seconds=SECONDS))
+                job = put(1)
+                kept = weakref.ref(job)
+                with pytest.raises(BackendUnavailable, match="nothing was written"):
+                    await database.write(job, timeout_seconds=0.2)
+                del job
+                for _ in range(100):
+                    gc.collect()
+                    if kept() is None:
+                        break
+                    await asyncio.sleep(0.05)
+                assert kept() is None
+            assert await waiting == 0
+            assert await database.read(stored, timeout_seconds=SECONDS) == [0]
 
     asyncio.run(main())
