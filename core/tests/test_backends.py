@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -159,22 +160,23 @@ async def opened(arguments: Mapping[str, Any] | None, body: BaseException | None
 
 def test_with_nothing_configured_it_simply_works() -> None:
     """All four capabilities, live, without any configuration."""
+    name = uuid.uuid4().hex  # what is in process is shared with the other tests of this process
 
     async def use() -> None:
         async with open_backends() as backends:
             await backends.ping()
-            event_id = await backends.stream_bridge.publish("run", "values", {"a": 1})
+            event_id = await backends.stream_bridge.publish(name, "values", {"a": 1})
             assert event_id.endswith("-1")
-            await backends.counters.record("model", calls=1)
-            assert (await backends.counters.totals("model")).calls == 1
-            assert (await backends.memory.load("user")).revision == 0
-            assert await backends.thread_index.count("user") == 0
+            await backends.counters.record(name, calls=1)
+            assert (await backends.counters.totals(name)).calls == 1
+            assert (await backends.memory.load(name)).revision == 0
+            assert await backends.thread_index.count(name) == 0
             assert {choice.backend for choice in backends.chosen.values()} == {"inprocess"}
             assert {backends.stream_bridge.reach, backends.counters.reach} == {"process"}
             (finding,) = (await backends.findings())["inprocess"]
             assert finding.level == "info"
         with pytest.raises(Closed):
-            await backends.stream_bridge.status("run")
+            await backends.stream_bridge.status(name)
 
     asyncio.run(use())
 

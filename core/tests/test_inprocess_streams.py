@@ -177,7 +177,6 @@ def test_a_clock_set_back_gives_no_id_twice(namespace: str) -> None:
 
 def test_an_event_loop_closed_over_its_bridge_harms_no_other(namespace: str) -> None:
     """A publish that was stored does not fail because another thread's event loop went away (G5)."""
-
     kept = opened(namespace)
 
     async def left_open() -> None:
