@@ -176,19 +176,19 @@ def tests(session: nox.Session, subject: str) -> None:
         install(session, wheel("core", extras=False))
         session.run("python", "-W", "error", "tests/bare_core.py")
     install_for_tests(session, subject)
-    session.run("pytest", f"{subject}/tests", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", f"{subject}/tests", *session.posargs)
 
 
 @nox.session(requires=["build"], reuse_venv=False)
 @nox.parametrize("python, version", [nox.param(PYTHONS[v], v, id=v) for v in (FIRST, *OTHERS)])
 def conformance(session: nox.Session, version: str) -> None:
     """The embedded backends keep every promise; on the other Pythons, L1 in process."""
-    install(session, wheel("core", extras=False), wheel("conformance"))
+    install(session, wheel("core", extras=False), wheel("conformance"), *theirs(group("test", "conformance")))
     if version != FIRST:
         session.run("deerflow-conformance", "run", "inprocess", "--level", "L1")
         return
     session.run("deerflow-conformance", "run", "inprocess")
-    session.run("pytest", "tests/conformance")
+    session.run("pytest", "--numprocesses=auto", "tests/conformance")
 
 
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
