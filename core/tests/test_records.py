@@ -17,6 +17,7 @@ from deerflow_backends import codec
 from deerflow_backends.changes import StoredBody, StoredFact
 from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.records import (
+    CHUNK_BYTES,
     Part,
     read_in_chunks,
     read_part,
@@ -203,14 +204,22 @@ def test_a_record_lacks_nothing(read: Any) -> None:
             read(value, "r")
 
 
-def read_even(record: Any, place: str) -> int:
+class Even(int):
+    """A record that weighs nothing, up to those from 100 on: they fill a chunk."""
+
+    @property
+    def weight(self) -> int:
+        return CHUNK_BYTES if self >= 100 else 0
+
+
+def read_even(record: Any, place: str) -> Even:
     if record % 2:
         raise InvalidArgument(place, "is odd")
-    return int(record)
+    return Even(record)
 
 
-async def collect(records: Any, size: int) -> tuple[list[list[int]], str | None]:
-    chunks: list[list[int]] = []
+async def collect(records: Any, size: int) -> tuple[list[list[Even]], str | None]:
+    chunks: list[list[Even]] = []
     try:
         async with aclosing(read_in_chunks(records, read_even, size=size)) as reading:
             async for chunk in reading:
@@ -239,6 +248,12 @@ def test_records_come_in_chunks_up_to_the_first_bad_one(values: list[int], size:
         assert [value for chunk in chunks for value in chunk] == values[:bad]
         assert all(len(chunk) <= size for chunk in chunks)
         assert place == (None if bad is None else f"records[{bad}]")
+
+
+def test_heavy_records_make_small_chunks() -> None:
+    """M12, T11: a chunk is stored in one transaction, so it ends where it grows heavy, not only long."""
+    chunks, _ = asyncio.run(collect([2, 100, 100, 4, 6], 10))
+    assert chunks == [[2, 100], [100], [4, 6]]
 
 
 @pytest.mark.parametrize("records", [None, 7, "records", b"records", {"kind": "thread"}])

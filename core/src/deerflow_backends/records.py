@@ -13,17 +13,35 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from deerflow_backends import CONTRACT_VERSION, codec
 from deerflow_backends.arguments import check_identifier, check_integer, check_optional_identifier, check_text
-from deerflow_backends.changes import MAX_REVISION, StoredBody, StoredFact
+from deerflow_backends.changes import MAX_IMPORTED_REVISION, StoredBody, StoredFact
 from deerflow_backends.clocks import to_datetime, to_microseconds
 from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.memories import Record
 from deerflow_backends.thread_changes import StoredThread, check_metadata, joined
 
-T = TypeVar("T")
+
+class Weighed(Protocol):
+    """What is restored in chunks."""
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes storing it writes."""
+
+
+T = TypeVar("T", bound=Weighed)
+
+#: No restored time is later: it must have room to grow before times end, with the year 9999.
+_LAST_YEAR: Final = 9000
+
+#: When a chunk is full, by weight.
+CHUNK_BYTES: Final = 1024 * 1024
+
+#: What a row weighs beside its value.
+_ROW_BYTES: Final = 100
 
 _HEADER = ("kind", "contract")
 _PART_FIELDS = (
@@ -55,6 +73,12 @@ class Part:
     user_updated_at: int
     body: StoredBody | None
     facts: Mapping[str, StoredFact]
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes storing it writes."""
+        body = len(self.body.body) if self.body else 0
+        return _ROW_BYTES + body + sum(_ROW_BYTES + len(fact.value) for fact in self.facts.values())
 
     def to_record(self) -> Record:
         """Export it, its facts ordered by id."""
@@ -112,7 +136,7 @@ def read_part(record: Any, place: str) -> Part:
     """
     _check_fields(record, place, _PART_FIELDS)
     _check_header(record, place, "memory")
-    revision = check_integer(f"{place}.body_revision", record["body_revision"], least=0, most=MAX_REVISION)
+    revision = check_integer(f"{place}.body_revision", record["body_revision"], least=0, most=MAX_IMPORTED_REVISION)
     body = codec.canonical_object(record["body"], f"{place}.body")
     if revision == 0 and body != b"{}":
         raise InvalidArgument(f"{place}.body", "must be {} at body_revision 0")
@@ -201,13 +225,14 @@ async def read_in_chunks(
 ) -> AsyncGenerator[list[T], None]:
     """Read *records* with *read*, some at a time; those before a bad one are given before it raises.
 
-    Leave it with `contextlib.aclosing` where you may stop half-way.
+    A chunk is full at *size* records or about 1 MiB, so that a backend can store it in one short transaction. Leave
+    it with `contextlib.aclosing` where you may stop half-way.
 
     Raises:
         InvalidArgument: From *read*, or because *records* can not be iterated.
     """
     chunk: list[T] = []
-    count = 0
+    count = weight = 0
     async with aclosing(_each(records)) as each:
         async for record in each:
             try:
@@ -216,9 +241,10 @@ async def read_in_chunks(
                 yield chunk
                 raise
             count += 1
-            if len(chunk) == size:
+            weight += chunk[-1].weight
+            if len(chunk) == size or weight >= CHUNK_BYTES:
                 yield chunk
-                chunk = []
+                chunk, weight = [], 0
                 await asyncio.sleep(0)  # a plain iterable would keep the event loop to itself
     if chunk:
         yield chunk
@@ -255,7 +281,7 @@ def _check_header(record: Mapping[str, Any], place: str, kind: str) -> None:
 
 
 def _revision(record: Mapping[str, Any], name: str, place: str) -> int:
-    return check_integer(f"{place}.{name}", record[name], least=1, most=MAX_REVISION)
+    return check_integer(f"{place}.{name}", record[name], least=1, most=MAX_IMPORTED_REVISION)
 
 
 def _iso(microseconds: int) -> str:
@@ -271,4 +297,6 @@ def _moment(record: Mapping[str, Any], name: str, place: str) -> int:
     if moment is None or _iso(moment) != text:
         example = "2026-01-31T12:00:00.000000+00:00"
         raise InvalidArgument(f"{place}.{name}", f"must be a time written like {example!r}, not {text!r:.80}")
+    if int(text[:4]) > _LAST_YEAR:
+        raise InvalidArgument(f"{place}.{name}", f"must not be after the year {_LAST_YEAR}, but is {text!r}")
     return moment

@@ -46,6 +46,11 @@ class StoredThread:
         """Its place among threads, the greatest first (T2)."""
         return self.pinned, self.updated_at, self.thread_id
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes storing it writes."""
+        return 500 + sum(map(len, self.metadata.values()))
+
     def in_scope(self, scope: Scope) -> bool:
         """Whether a call of that scope sees it (T4)."""
         return scope is ANY_USER or self.user_id == scope

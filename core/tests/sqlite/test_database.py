@@ -487,3 +487,43 @@ def test_calls_that_gave_up_are_not_kept(file: Path, child: Child) -> None:
             assert await database.read(stored, timeout_seconds=SECONDS) == [0]
 
     asyncio.run(main())
+
+
+def test_a_long_read_does_not_take_the_answers_of_others(file: Path) -> None:
+    """Each read is answered when it is done: one that takes too long fails alone (G7)."""
+
+    async def main() -> None:
+        gate = threading.Event()
+
+        def stuck(_connection: sqlite3.Connection) -> None:
+            gate.wait()
+
+        async with opened(file) as database:
+            quick = [asyncio.create_task(database.read(stored, timeout_seconds=SECONDS)) for _ in range(5)]
+            late = asyncio.create_task(database.read(stuck, timeout_seconds=0.3))
+            try:
+                assert await asyncio.wait_for(asyncio.gather(*quick), 20) == [[]] * 5
+                with pytest.raises(BackendUnavailable, match="nothing was written"):
+                    await late
+            finally:
+                gate.set()
+
+    asyncio.run(main())
+
+
+def test_leaving_while_cancelled_stays_cancelled(tmp_path: Path) -> None:
+    """A cancellation that waits when a connection is left is not swallowed by closing it (G8)."""
+
+    async def use() -> None:
+        async with sqlite.connect(path=tmp_path / "data") as connection, sqlite.open_stream_bridge(connection):
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
+        raise AssertionError("the cancellation was swallowed")
+
+    async def main() -> None:
+        task = asyncio.create_task(use())
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(main())

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from deerflow_backends import sqlite
+from deerflow_backends.backends import plan
+from deerflow_backends.configuration import load_configuration
 from deerflow_backends.errors import BackendsError, ConfigError, Corrupt, PluginError
 from deerflow_backends.sqlite import layout, opening
 from deerflow_backends.threads import NewThread
@@ -328,3 +330,40 @@ def test_what_the_dead_left_while_opening_is_removed(tmp_path: Path) -> None:
         os.utime(left, (left.stat().st_mtime - age_seconds,) * 2)
     asyncio.run(_open(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"deerflow.sqlite3", ".deerflow.sqlite3-new"}
+
+
+def test_a_death_in_the_middle_of_a_checkpoint_is_fine(tmp_path: Path) -> None:
+    """A file whose first page is already that of the log, and the rest is not, opens with all that was acknowledged."""
+    _die(tmp_path / "data")
+    dead, whole = tmp_path / "data" / "deerflow.sqlite3", tmp_path / "whole.sqlite3"
+    shutil.copy(dead, whole)
+    shutil.copy(f"{dead}-wal", f"{whole}-wal")
+    with contextlib.closing(sqlite3.connect(whole)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(FULL)")
+    with whole.open("rb") as checkpointed, dead.open("r+b") as stopped:
+        stopped.write(checkpointed.read(4096))  # what a checkpoint writes first: it names more pages than there are
+
+    async def count() -> int:
+        async with sqlite.connect(path=tmp_path / "data") as connection, sqlite.open_memory(connection) as store:
+            return len((await store.load("u")).facts)
+
+    assert asyncio.run(count()) == 50
+
+
+def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+    """What users said is not readable by every account of the host, whatever the umask; its log neither."""
+    before = os.umask(0o022)
+    try:
+        _die(tmp_path / "data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("path", ["", "  ", "~/data", "${DATA}", "$DATA/x", "redis://user:secret@host"])
+def test_paths_that_would_be_another_folder(path: str) -> None:
+    """No empty text, no unexpanded variable or home, no URL: each would silently be a folder nobody meant."""
+    with pytest.raises(ConfigError, match=r"connections\.sqlite\.path.*must name a folder") as caught:
+        plan(load_configuration({"memory": "sqlite", "connections": {"sqlite": {"path": path}}}))
+    assert "secret" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -73,8 +73,7 @@ async def connect(
         yield connection
     finally:
         sweeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeping
+        await asyncio.wait([sweeping])  # unlike awaiting the task, this does not swallow a cancellation of ours
 
 
 async def _sweep(connection: Connection, sweep_seconds: float) -> None:

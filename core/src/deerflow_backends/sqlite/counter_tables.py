@@ -84,25 +84,25 @@ def all_totals(connection: sqlite3.Connection) -> dict[str, Sequence[int]]:
 #: By the index of a model's buckets.
 WINDOW = """
 SELECT sum(calls), sum(successes), sum(failures), sum(positive), sum(negative) FROM counter_buckets
- WHERE model_name = :model_name AND bucket >= :first HAVING count(*) > 0
+ WHERE model_name = :model_name AND bucket BETWEEN :first AND :last HAVING count(*) > 0
 """
 
 
-def window(connection: sqlite3.Connection, model_name: str, first: int) -> Sequence[int]:
-    """Sum one model's buckets from *first* on; nothing if there are none."""
-    return connection.execute(WINDOW, {"model_name": model_name, "first": first}).fetchone() or ()
+def window(connection: sqlite3.Connection, model_name: str, first: int, last: int) -> Sequence[int]:
+    """Sum one model's buckets from *first* to *last*; nothing if there are none."""
+    return connection.execute(WINDOW, {"model_name": model_name, "first": first, "last": last}).fetchone() or ()
 
 
 #: By the buckets that are asked for: the plus keeps SQLite from reading all of them in the order of the models.
 ALL_WINDOWS = """
 SELECT model_name, sum(calls), sum(successes), sum(failures), sum(positive), sum(negative) FROM counter_buckets
- WHERE bucket >= :first GROUP BY +model_name
+ WHERE bucket BETWEEN :first AND :last GROUP BY +model_name
 """
 
 
-def all_windows(connection: sqlite3.Connection, first: int) -> dict[str, Sequence[int]]:
-    """Sum each model's buckets from *first* on."""
-    return _by_model(connection.execute(ALL_WINDOWS, {"first": first}))
+def all_windows(connection: sqlite3.Connection, first: int, last: int) -> dict[str, Sequence[int]]:
+    """Sum each model's buckets from *first* to *last*."""
+    return _by_model(connection.execute(ALL_WINDOWS, {"first": first, "last": last}))
 
 
 def _by_model(rows: Iterable[tuple[Any, ...]]) -> dict[str, Sequence[int]]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from deerflow_backends.arguments import check_identifier, check_token
 from deerflow_backends.binding import Binding
 from deerflow_backends.buckets import (
+    bucket_of,
     by_bucket,
     by_model,
     check_recordings,
@@ -87,14 +88,14 @@ class SqliteModelCounters:
         check_identifier("model_name", model_name)
         check_window(seconds, self._options)
         return to_counts(
-            await self._read(lambda connection: tables.window(connection, model_name, self._first_bucket(seconds)))
+            await self._read(lambda connection: tables.window(connection, model_name, *self._buckets_of(seconds)))
         )
 
     async def all_windows(self, *, seconds: int) -> dict[str, Counts]:
         """Sum each model's buckets of the last *seconds*."""
         self._binding.check()
         check_window(seconds, self._options)
-        sums = await self._read(lambda connection: tables.all_windows(connection, self._first_bucket(seconds)))
+        sums = await self._read(lambda connection: tables.all_windows(connection, *self._buckets_of(seconds)))
         return {model_name: to_counts(values) for model_name, values in sums.items()}
 
     async def reset(self, model_name: str) -> None:
@@ -115,8 +116,10 @@ class SqliteModelCounters:
         now = self._clock()
         return tables.sweep(connection, now=now, oldest=oldest_kept(now, self._options))
 
-    def _first_bucket(self, seconds: int) -> int:
-        return first_of_window(self._clock(), seconds, self._options)
+    def _buckets_of(self, seconds: int) -> tuple[int, int]:
+        """Name the first and the last bucket of a window."""
+        now = self._clock()
+        return first_of_window(now, seconds, self._options), bucket_of(now, self._options)
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         return await self._database.read(function, timeout_seconds=self._timeout_seconds)

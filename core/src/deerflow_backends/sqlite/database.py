@@ -84,7 +84,7 @@ class Database:
         outcome = "the write may still happen" if maybe_written else "nothing was written"
         return BackendUnavailable(
             f"{self.path}: no answer within {timeout_seconds:g} s (another process holds its lock, "
-            f"or the disk is slow); {outcome}",
+            f"the disk is slow, or more is asked of it than it can do); {outcome}",
             maybe_written=maybe_written,
         )
 

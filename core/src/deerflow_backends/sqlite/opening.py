@@ -120,7 +120,7 @@ def check_file(path: Path, kind: Kind) -> bool:
 
 def create_file(path: Path, kind: Kind) -> None:
     """Make an empty file of ours, whole at once: nobody ever sees a part of it. Somebody else's is left alone."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     with _translating(path), _room_beside(path) as room:
         made = room / path.name
         with contextlib.closing(connect_file(made, mode="rwc")) as connection:
@@ -130,6 +130,7 @@ def create_file(path: Path, kind: Kind) -> None:
             connection.execute(f"PRAGMA application_id = {kind.application_id}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute(_CREATE_STEPS)
+        made.chmod(0o600)  # it will hold what users said; SQLite gives its log the same mode
         _sync(made)
         with contextlib.suppress(FileExistsError):
             _link(made, path)
@@ -147,13 +148,22 @@ def check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _check_header(path: Path, kind: Kind) -> None:
-    with _translating(path), contextlib.closing(connect_file(path, mode="ro", immutable=True)) as connection:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        if application_id != kind.application_id:
-            raise ConfigError(
-                f"{path} is not a file of this backend; move it away, or choose another path or namespace"
-            )
-        check_version(connection, path)
+    try:
+        with _translating(path), contextlib.closing(connect_file(path, mode="ro", immutable=True)) as connection:
+            _check_marks(connection, path, kind)
+    except Corrupt:
+        if not _signature(path)[-1]:
+            raise
+        # A checkpoint that died leaves a first page that is ahead of the file; the log has the rest.
+        with _unchanged(path) as connection:
+            _check_marks(connection, path, kind)
+
+
+def _check_marks(connection: sqlite3.Connection, path: Path, kind: Kind) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if application_id != kind.application_id:
+        raise ConfigError(f"{path} is not a file of this backend; move it away, or choose another path or namespace")
+    check_version(connection, path)
 
 
 def look(path: Path, function: Callable[[sqlite3.Connection], T]) -> T | None:

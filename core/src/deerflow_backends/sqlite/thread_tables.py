@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from deerflow_backends.codec import MAX_BYTES
 from deerflow_backends.errors import Conflict
 from deerflow_backends.listings import ThreadListing
 from deerflow_backends.records import thread_is_new
@@ -165,8 +166,17 @@ AFTER = _SELECT + "WHERE thread_id > :after ORDER BY thread_id LIMIT :limit"
 
 
 def threads_after(connection: sqlite3.Connection, after: str, limit: int) -> list[StoredThread]:
-    """Read some threads by id."""
-    return [_thread(row) for row in connection.execute(AFTER, {"after": after, "limit": limit})]
+    """Read some threads by id: at most *limit*, and not many more than 8 MiB of them."""
+    threads: list[StoredThread] = []
+    rows = connection.execute(AFTER, {"after": after, "limit": limit})
+    weight = 0
+    for row in rows:
+        threads.append(_thread(row))
+        weight += threads[-1].weight
+        if weight > MAX_BYTES:
+            break
+    rows.close()
+    return threads
 
 
 def restore(connection: sqlite3.Connection, threads: Iterable[StoredThread]) -> tuple[int, Conflict | None]:

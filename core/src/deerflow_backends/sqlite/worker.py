@@ -24,7 +24,7 @@ BUSY_SECONDS: Final = 0.05
 #: A write-ahead log that a burst blew up shrinks to this when it starts over.
 _WAL_BYTES: Final = 64 * 1024 * 1024
 
-#: How many reads share a transaction: none is answered before all of them are done, nor its answer freed.
+#: How many reads share a transaction: more would keep the log from starting over for too long.
 READS_AT_ONCE: Final = 32
 
 #: Take the write lock, so that no statement inside can find the database busy.
@@ -150,6 +150,8 @@ class Worker:
                 if self._claim(call):
                     done.append(call)
                     self._perform(connection, call)
+                    if not self.writes:
+                        self._answer([done.pop()])
             connection.execute("COMMIT")
         except _NobodyWaits:
             pass
