@@ -1,14 +1,16 @@
 """A plugin module in full: a backend called "acme" that keeps model counters, here in this process."""
 
 import asyncio
-from typing import Any
+
+# [plugin]
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from pydantic import SecretStr
 
-from deerflow_backends import ConnectionSettings, CounterOptions, hookimpl, inprocess
+from deerflow_backends import ConnectionSettings, CounterOptions, ModelCounters, hookimpl, inprocess
 
 
-# [plugin]
 class AcmeSettings(ConnectionSettings):
     """What `connections: {acme: ...}` may say, besides the namespace and timeouts that every backend has."""
 
@@ -21,13 +23,18 @@ def deerflow_settings() -> type[AcmeSettings]:
 
 
 @hookimpl
-def deerflow_connect(name: str, settings: AcmeSettings) -> Any:
-    return inprocess.connect(name, namespace=settings.namespace)  # yours: open the pool that all capabilities share
+@asynccontextmanager
+async def deerflow_connect(name: str, settings: AcmeSettings) -> AsyncIterator[inprocess.Connection]:
+    # yours: open the pool that all capabilities share, yield it, close it
+    async with inprocess.connect(name, namespace=settings.namespace) as connection:
+        yield connection
 
 
 @hookimpl
-def deerflow_counters(connection: Any, options: CounterOptions) -> Any:
-    return inprocess.open_counters(connection, options)  # yours: an async context manager that yields a ModelCounters
+def deerflow_counters(
+    connection: inprocess.Connection, options: CounterOptions
+) -> AbstractAsyncContextManager[ModelCounters]:
+    return inprocess.open_counters(connection, options)  # yours: yields an object that has what ModelCounters has
 
 
 # [end]
@@ -43,4 +50,5 @@ async def main() -> None:
         print(settings, await counters.totals("gpt-x"))
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
