@@ -141,11 +141,11 @@ def test_a_backend_that_loses_events_is_caught(run: Run, plugin: Plugin, mark: s
     assert asyncio.run(left(data)) == ([], 0, {})
 
 
-@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_no_process_outlives_the_program(
     program: str, mark: str, tmp_path: Path, ending: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C ends it at once and leaves neither process nor file; even after SIGKILL its processes end themselves."""
+    """Ctrl-C or SIGTERM ends it at once and leaves neither process nor file; even after SIGKILL its processes end themselves."""
     temporary = tmp_path / "temporary"
     with subprocess.Popen([program, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -157,7 +157,7 @@ def test_no_process_outlives_the_program(
         process.send_signal(ending)
         assert process.wait(timeout=30) == code
         assert process.stderr.read() == ""
-    if ending is signal.SIGINT:
+    if ending is not signal.SIGKILL:
         assert alive(mark) == []
         assert list(temporary.iterdir()) == []
     wait_until(lambda: alive(mark) == [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Mapping
 
 from rich.text import Text
@@ -17,6 +18,8 @@ from deerflow_backends.cli.output import console, print_errors, print_json, prin
 
 def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_json: bool) -> int:
     """Run the demo, print what came of it, and return 0 only if all of it held."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, leaving nothing behind
     out = console()
     setup = Setup(backend, settings, keep)
     if not as_json:
