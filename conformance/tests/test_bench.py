@@ -78,8 +78,8 @@ def test_exploring_is_reproducible() -> None:
         return programs
 
     assert drawn(1) == drawn(1) != drawn(2)
-    assert len(drawn(1)) == 40
-    assert len(drawn(1, budget=0.25)) == 10
+    assert len(drawn(1)) == 16
+    assert len(drawn(1, budget=0.25)) == 4
     assert len(drawn(1, budget=0.001)) == 3
 
 

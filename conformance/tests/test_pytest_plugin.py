@@ -107,6 +107,7 @@ def test_the_level_is_chosen(run: Run) -> None:
 def test_a_failure_is_explained(run: Run) -> None:
     """It shows the sentence, wanted and got, and a command that replays just this one."""
     result = run(BROKEN, arguments=("-k", "C6"))
+    assert "Failing test case" not in result.stdout.str()  # Hypothesis' own words, of what was drawn
     result.stdout.fnmatch_lines(
         [
             "*counters C6: Reset removes a model*",

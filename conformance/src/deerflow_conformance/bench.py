@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from deerflow_conformance.conformances import Conformance
 
 #: How many examples a property is given, by how dear they are.
-_EXAMPLES: Final[dict[Reach, int]] = {"process": 40, "host": 12, "network": 8}
+_EXAMPLES: Final[dict[Reach, int]] = {"process": 16, "host": 8, "network": 8}
 #: How long a failing program is shortened, in real seconds.
-_SHRINK_SECONDS: Final = 10.0
+_SHRINK_SECONDS: Final = 5.0
 
 
 class _Enough(BaseException):
@@ -176,6 +176,7 @@ class Bench:
             phases=self._phases,
             print_blob=False,
             report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,  # the kit shows the program itself
             suppress_health_check=[
                 HealthCheck.data_too_large,
                 HealthCheck.too_slow,

@@ -11,8 +11,10 @@ from deerflow_backends.counters import Counts
 from deerflow_backends.memories import ABSENT, ALL, ANY, All, Applied, Change, DeleteFact, Expected, PutBody, PutFact
 from deerflow_backends.threads import ANY_USER, KEEP, PINNED_KEY, Scope, Thread
 from deerflow_conformance import programs
-from deerflow_conformance.change_programs import ApplyStep, DrawnChange, Guess, RecordStep, UpdateStep
+from deerflow_conformance.counter_programs import RecordStep
 from deerflow_conformance.expectations import expect_same
+from deerflow_conformance.memory_programs import ApplyStep, DrawnChange, Guess
+from deerflow_conformance.thread_programs import UpdateStep
 
 Part: TypeAlias = str | None
 #: A value and its revision.

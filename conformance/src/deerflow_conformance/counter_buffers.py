@@ -13,13 +13,8 @@ from deerflow_backends.counters import Counts, ModelCounters, Recorded
 from deerflow_backends.errors import BackendUnavailable, InvalidArgument
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import CounterSums
-from deerflow_conformance.change_programs import (
-    OutageProgram,
-    RecordStep,
-    Reply,
-    outage_programs,
-)
 from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.counter_programs import OutageProgram, RecordStep, Reply, outage_programs
 from deerflow_conformance.counter_steps import FIRST, expect_counts
 from deerflow_conformance.expectations import expect_same, refused
 

@@ -8,11 +8,7 @@ from deerflow_backends.buffering import BufferedCounters
 from deerflow_backends.counters import Counts, ModelCounters, Recorded
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import CounterSums
-from deerflow_conformance.change_programs import (
-    MODELS,
-    CounterStep,
-    ResetStep,
-)
+from deerflow_conformance.counter_programs import MODELS, CounterStep, ResetStep
 from deerflow_conformance.expectations import expect_same
 
 FIGURES = ("calls", "successes", "failures", "positive", "negative")

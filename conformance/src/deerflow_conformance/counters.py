@@ -10,13 +10,8 @@ from deerflow_backends.counters import Counts, ModelCounters, Recorded
 from deerflow_backends.errors import InvalidArgument
 from deerflow_conformance import counter_buffers  # noqa: F401  # its checks register
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.change_programs import (
-    MODELS,
-    WindowProgram,
-    counter_programs,
-    window_programs,
-)
 from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.counter_programs import MODELS, WindowProgram, counter_programs, window_programs
 from deerflow_conformance.counter_steps import DAY, FIGURES, FIRST, SECOND, expect_counts, play
 from deerflow_conformance.expectations import expect_same, refused, repeated_while
 from deerflow_conformance.programs import IDENTIFIERS

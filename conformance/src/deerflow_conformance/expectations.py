@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from deerflow_backends import codec
 from deerflow_backends.errors import BackendsError
 from deerflow_backends.memories import Record
+from deerflow_backends.paging import Page
 from deerflow_conformance import programs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import expect, unkept
 
 T = TypeVar("T")
 
+#: More pages than any listing of a check has, one thread examined a page.
+_MOST_PAGES: Final = 10_000
 
-def plain(value: Any) -> Any:
-    """Turn contract values into JSON, so that they compare type-strictly."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {part.name: plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two contract values are the same, types and all, but for tuples, which are what lists are."""
+    if one is other:
+        return True
+    kind = type(one)
+    if kind is str or kind is int or kind is bool:
+        return kind is type(other) and bool(one == other)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+    if kind is not type(other):
+        return False
+    if kind is dict:
+        return one.keys() == other.keys() and all(alike(item, other[key]) for key, item in one.items())
+    if kind is datetime:
+        return bool(one == other and one.tzinfo == other.tzinfo)
+    if dataclasses.is_dataclass(kind):
+        return all(alike(getattr(one, name), getattr(other, name)) for name in kind.__dataclass_fields__)
+    return programs.same(one, other)
 
 
 def expect_same(what: str, wanted: Any, got: Any) -> None:
     """Fail the check unless two values are the same, types and all."""
-    if not programs.same(plain(wanted), plain(got)):
+    if not alike(wanted, got):
         unkept(f"{what} to be {wanted!r}", got)
 
 
@@ -63,6 +74,18 @@ async def work(bench: Bench, call: Callable[[], Awaitable[Any]]) -> int:
         await call()
         figures.append(bench.work() - before)
     return min(figures)
+
+
+async def every_page(read: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncIterator[Page[T]]:
+    """Follow the cursors from the first page to the last, which must come: a listing that repeats itself has none."""
+    cursor: str | None = None
+    for _ in range(_MOST_PAGES):
+        page = await read(cursor)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+    unkept(f"an end of the listing within {_MOST_PAGES:,} pages", f"another cursor, {cursor!r}")
 
 
 async def exported(store: Any) -> list[Record]:

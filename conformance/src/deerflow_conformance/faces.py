@@ -5,7 +5,7 @@ The general promises (`general`, `lifecycles`) are checked through these, once f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -70,6 +70,7 @@ class Face:
     Attributes:
         slots: Its identifiers; `put` of the first one is also what the checks use for "a write".
         places: Where it keeps values, none if it keeps only numbers.
+        few: Options with which what is kept stays few, for reading a value back quickly.
         is_empty: Whether nothing is stored that the checks could have stored.
         calls: One valid call of every coroutine of the Protocol, named; writes go under *identifier*.
         iterators: One of every async iterator of the Protocol, named.
@@ -79,7 +80,8 @@ class Face:
     is_empty: Callable[[Any], Awaitable[bool]]
     calls: Callable[[Any, str], dict[str, Call]]
     iterators: Callable[[Any], dict[str, AsyncIterator[Any]]]
-    places: tuple[Place, ...] = field(default=())
+    places: tuple[Place, ...] = ()
+    few: Mapping[str, Any] = field(default_factory=dict)
 
 
 def face_of(capability: Capability) -> Face:
@@ -175,6 +177,7 @@ _STREAMS: Final = Face(
             0,
         ),
     ),
+    few={"max_events": 2},
     is_empty=_no_stream,
     calls=lambda bridge, identifier: {**_run_calls(bridge, identifier), "ping": bridge.ping},
     iterators=lambda bridge: {"subscribe": bridge.subscribe(RUN, heartbeat_interval=0.05)},

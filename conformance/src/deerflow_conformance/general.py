@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import pathlib
 import uuid
 from collections.abc import Awaitable, Callable
@@ -169,7 +170,8 @@ async def _comes_back(opened: Any, place: Place, value: Any) -> None:
     value = _fit(place, value)
     await _accepted(place.write(opened, value), f"{_short(value)} as {place.name}")
     got = await place.read(opened)
-    expect(same(got, value), f"{place.name} to come back as {_short(value)}", _short(got))
+    if not same(got, value):
+        unkept(f"{place.name} to come back as {_short(value)}", _short(got))
 
 
 def _short(value: Any) -> str:
@@ -186,7 +188,7 @@ def odd_values_come_back_as_they_were(bench: Bench) -> None:
     face = face_of(bench.capability)
 
     async def body() -> None:
-        async with bench.open() as opened:
+        async with bench.open(**face.few) as opened:
             for place in face.places:
                 deep = [
                     nested(MAX_DEPTH - place.levels, mixed=mixed, innermost=leaf)
@@ -223,7 +225,7 @@ def any_value_comes_back_as_it_was(bench: Bench) -> None:
         bench.not_applicable("counters take no JSON values")
 
     async def body(values: list[Any]) -> None:
-        async with bench.open() as opened:
+        async with bench.open(**face.few) as opened:
             for place in face.places:
                 for value in values:
                     await _comes_back(opened, place, value)
@@ -237,7 +239,7 @@ def what_is_no_json_is_refused_by_place(bench: Bench) -> None:
     face = face_of(bench.capability)
 
     async def body() -> None:
-        async with bench.open() as opened:
+        async with bench.open(**face.few) as opened:
             for place in face.places:
                 before = _fit(place, {"before": [place.name]})
                 await place.write(opened, before)
@@ -384,18 +386,17 @@ def a_value_may_have_8_mib(bench: Bench) -> None:
     sizes = (8_192, 65_535, 65_536, 65_537, 2**20)
 
     async def body() -> None:
-        async with bench.open() as opened:
-            place = face.places[0]
-            for value in (*map(_of_size, sizes), *(_of_size(MAX_BYTES, fill) for fill in ("x", "\x00é"))):
-                await _comes_back_whole(opened, place, value)
-        for place in face.places:
-            async with bench.open() as opened:
-                whole = _of_size(MAX_BYTES - 20)  # within it: a merged value has a key of its own
-                await _comes_back_whole(opened, place, whole)
+        for place, most in zip(face.places, (0, 20), strict=True):
+            async with bench.open(**face.few) as opened:
+                last = _of_size(MAX_BYTES - most, "\x00é")  # within it: a merged value has a key of its own
+                values = (*map(_of_size, sizes), _of_size(MAX_BYTES)) if place is face.places[0] else ()
+                for value in (*values, last):
+                    await _comes_back_whole(opened, place, value)
                 for fill in ("x", "é"):
                     await _refused(partial(place.write, opened, _of_size(MAX_BYTES + 1, fill)), "a byte too many")
                 got = await place.read(opened)
-                expect(got == whole, f"{place.name} unchanged by what was refused", _short(got))
+                if got != last:
+                    unkept(f"{place.name} unchanged by what was refused", _short(got))
 
     bench.run(body)
 
@@ -404,7 +405,8 @@ async def _comes_back_whole(opened: Any, place: Place, value: dict[str, str]) ->
     size = len(encode(value))
     await _accepted(place.write(opened, value), f"{size} bytes as {place.name}")
     got = await place.read(opened)
-    expect(got == value, f"{size} bytes to come back from {place.name}", f"{len(encode(got))} bytes, not the same")
+    if got != value:  # said only then: it takes as long as the test
+        unkept(f"{size} bytes to come back from {place.name}", f"{len(encode(got))} bytes, not the same")
 
 
 @check("G3")
@@ -534,7 +536,7 @@ def a_write_is_seen_by_the_next_read_anywhere(bench: Bench) -> None:
         space = bench.space()
         async with bench.open(space) as here, bench.replica(space) as there:
             for number, (which, writes_here, reads_here) in enumerate(plan, 1):
-                slot = face.slots[which % len(face.slots)]
+                slot = face.slots[which]
                 writer, reader = (here if writes_here else there), (here if reads_here else there)
                 name = f"{slot.name} {number}"
                 found = await slot.read(reader, [name])
@@ -543,7 +545,7 @@ def a_write_is_seen_by_the_next_read_anywhere(bench: Bench) -> None:
                 found = await slot.read(reader, [name])
                 expect(found == {name: number}, {name: number}, found)
 
-    steps = st.tuples(st.integers(0, 3), st.booleans(), st.booleans())
+    steps = st.sampled_from([*itertools.product(range(len(face.slots)), (True, False), (True, False))])
     bench.explore(st.lists(steps, min_size=1, max_size=12), body)
 
 

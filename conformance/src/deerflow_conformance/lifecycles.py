@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -74,7 +75,8 @@ async def _outcome(task: asyncio.Task[Any]) -> Any:
     return task.result()
 
 
-_moments = st.tuples(st.integers(0, 8), st.sampled_from((0.0, 0.0, 0.0002, 0.001, 0.003)))
+#: After how many turns of the loop, and then how many seconds, to cancel; drawn whole.
+_moments = st.sampled_from([*itertools.product(range(9), (0.0, 0.0, 0.0002, 0.001, 0.003))])
 
 
 @check("G8")

@@ -23,16 +23,11 @@ from deerflow_backends.paging import Page
 from deerflow_conformance import memory_copies, memory_reads  # noqa: F401  # their checks register
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import PredictedConflict
-from deerflow_conformance.change_programs import (
-    AGENTS,
-    FACT_IDS,
-    USERS,
-    Guess,
-    memory_programs,
-)
 from deerflow_conformance.checks import check, expect
 from deerflow_conformance.expectations import expect_same, refused, repeated_while
+from deerflow_conformance.memory_programs import AGENTS, FACT_IDS, Guess, memory_programs
 from deerflow_conformance.memory_steps import all_reads, expect_told, play
+from deerflow_conformance.programs import USERS
 
 # ---------------------------------------------------------------------- M1
 
@@ -50,7 +45,9 @@ def a_replica_reads_what_was_applied(bench: Bench) -> None:
     async def body() -> None:
         space = bench.space()
         async with bench.open(space) as here, bench.replica(space) as there:
-            for turn, (writer, reader) in enumerate([(here, there), (there, here)] * 3, 1):
+            for turn, (writer, reader) in enumerate(
+                [(here, there), (here, there), (there, here), (there, here)] * 2, 1
+            ):
                 value = {"content": f"turn {turn}", "category": "turns", "n": turn}
                 await writer.apply("ann", [PutFact("planner", "f", value), PutBody("planner", {"n": turn})])
                 memory = await reader.load("ann", agent_name="planner")

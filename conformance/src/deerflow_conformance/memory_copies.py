@@ -13,12 +13,9 @@ from deerflow_backends.memories import (
 )
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import UserMemory
-from deerflow_conformance.change_programs import (
-    MemoryStep,
-    memory_programs,
-)
 from deerflow_conformance.checks import check
 from deerflow_conformance.expectations import expect_same, exported, refused
+from deerflow_conformance.memory_programs import MemoryStep, memory_programs
 from deerflow_conformance.memory_steps import Users, all_reads, take
 
 

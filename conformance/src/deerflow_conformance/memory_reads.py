@@ -6,6 +6,7 @@ import asyncio
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
@@ -18,16 +19,10 @@ from deerflow_backends.memories import (
     PutFact,
 )
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.change_programs import (
-    AGENTS,
-    FACT_IDS,
-    PagingProgram,
-    SearchProgram,
-    paging_programs,
-    search_programs,
-)
 from deerflow_conformance.checks import check, expect
-from deerflow_conformance.expectations import expect_same, refused, repeated_while, work
+from deerflow_conformance.expectations import every_page, expect_same, refused, repeated_while, work
+from deerflow_conformance.memory_programs import AGENTS, FACT_IDS, SearchProgram, search_programs
+from deerflow_conformance.paging_programs import PagingProgram, paging_programs
 
 # ---------------------------------------------------------------------- M6
 
@@ -42,18 +37,15 @@ def pages_lose_and_repeat_nothing(bench: Bench) -> None:
             if present:
                 await store.apply("ann", [PutFact("a", fact_id, {"category": "x"}) for fact_id in sorted(present)])
             await store.apply("ann", [PutFact("b", "zz", {"category": "x"}), PutFact("a", "~", {"category": "y"})])
-            between, seen, cursor = list(program.between), list[str](), None
-            while True:
-                page = await store.list_facts("ann", agent_name="a", category="x", limit=program.limit, cursor=cursor)
+            between, seen = list(program.between), list[str]()
+            read = partial(store.list_facts, "ann", agent_name="a", category="x", limit=program.limit)
+            async for page in every_page(lambda cursor: read(cursor=cursor)):
                 expect(len(page.items) <= program.limit, f"at most {program.limit} facts", page)
                 seen += [fact.fact_id for fact in page.items]
                 after = seen[-1].encode() if seen else b""
                 more = any(fact_id.encode() > after for fact_id in present)
                 expect((page.next_cursor is not None) == more, f"a cursor: {more}, after {after!r}", page)
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-                for number, action in enumerate(between.pop(0) if between else ()):
+                for number, action in enumerate(between.pop(0) if between and page.next_cursor else ()):
                     fact_id = _paged_id(action.index)
                     change: Change = DeleteFact("a", fact_id)
                     if action.kind == "remove":
@@ -103,14 +95,8 @@ def facts_keep_all_fields_and_byte_order(bench: Bench) -> None:
 
 
 async def _listed(store: MemoryStore, *, limit: int = 100, category: str | None = None) -> list[Fact]:
-    facts: list[Fact] = []
-    cursor = None
-    while True:
-        page = await store.list_facts("ann", agent_name=None, category=category, limit=limit, cursor=cursor)
-        facts += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return facts
+    read = partial(store.list_facts, "ann", agent_name=None, category=category, limit=limit)
+    return [fact async for page in every_page(lambda cursor: read(cursor=cursor)) for fact in page.items]
 
 
 @check("M6")

@@ -13,14 +13,9 @@ from deerflow_backends.memories import (
 )
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import PredictedConflict, UserMemory
-from deerflow_conformance.change_programs import (
-    AGENTS,
-    ApplyStep,
-    ClearStep,
-    MemoryStep,
-)
 from deerflow_conformance.checks import expect
-from deerflow_conformance.expectations import expect_same, plain, refused
+from deerflow_conformance.expectations import expect_same, refused
+from deerflow_conformance.memory_programs import AGENTS, ApplyStep, ClearStep, MemoryStep
 
 Users = dict[str | None, UserMemory]
 
@@ -109,5 +104,5 @@ async def all_reads(store: MemoryStore, user_ids: Iterable[str | None]) -> Any:
         for agent_name in dict.fromkeys([*AGENTS, *agents]):
             memory = await store.load(user_id, agent_name=agent_name)
             listed = await store.list_facts(user_id, agent_name=agent_name, limit=1_000)
-            reads.append(plain([memory, listed.items]))
+            reads.append([memory, listed.items])
     return reads

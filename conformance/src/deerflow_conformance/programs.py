@@ -5,11 +5,14 @@ Names come from a small pool: two drawn from all of Unicode would never collide,
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hypothesis import strategies as st
+
+from deerflow_backends.threads import PINNED_KEY
 
 MAX_IDENTIFIER_BYTES: Final = 512
 MAX_DEPTH: Final = 200
@@ -29,6 +32,18 @@ IDENTIFIERS: Final[tuple[str, ...]] = (
     # Ordered differently by UTF-8 and by UTF-16.
     *("\uffff", "\ue000", "\U0001f600", "\U0010ffff", "\U0001f469\u200d\U0001f467"),
     *("x" * 511, "x" * 512, "x" * 511 + "y", "X" * 512, "é" * 256, "\U0001f600" * 128),
+)
+
+#: Users of whom a careless store takes some for one.
+USERS: Final = ("ann", "Ann", "ann:", "é", "e\u0301")
+
+#: Keys of metadata that mean something to one store or another.
+KEYS: Final = ("k", "K", "a.b", "$set", "", "' OR 1=1 --", PINNED_KEY, "__proto__", "user_id")
+
+#: Values of which a careless comparison takes some for equal.
+LOOKALIKES: Final[tuple[Any, ...]] = (
+    *(1, 1.0, True, "1", 0, 0.0, -0.0, False, "", None),
+    *([], [1], [1.0], {}, {"a": 1}, {"a": True}),
 )
 
 #: What is no identifier, by what is wrong with it. None is left to those who do not allow it.
@@ -115,6 +130,12 @@ class _Unknown:
     """Of a type that nobody registered with the codec."""
 
 
+@functools.cache
+def _very_deep() -> Any:
+    """A value that is deeper than any stack; made once, since it takes a while."""
+    return nested(100_000)
+
+
 def bad_values() -> list[BadValue]:
     """Make one of each kind of value that JSON cannot carry, fresh ones, since some contain themselves."""
     in_list: list[Any] = [1]
@@ -149,7 +170,7 @@ def bad_values() -> list[BadValue]:
         BadValue({"loop": in_dict}, "loop", "a dict that contains itself"),
         BadValue({"deep": nested(MAX_DEPTH)}, "", "201 levels"),
         BadValue({"deep": nested(MAX_DEPTH, mixed=True)}, "", "201 mixed levels"),
-        BadValue({"deep": nested(100_000)}, "", "100,001 levels"),
+        BadValue({"deep": _very_deep()}, "", "100,001 levels"),
     ]
 
 

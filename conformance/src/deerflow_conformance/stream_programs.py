@@ -5,14 +5,13 @@ Few runs, few readers and little room: most programs trim, reconnect at what is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
-from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
-T = TypeVar("T")
+from deerflow_conformance.digits import Digits, from_steps
 
 #: Runs whose ids collide in a careless store.
 RUNS: Final = ("run", "Run", "run:1")
@@ -159,22 +158,9 @@ _CURSORS: Final = (
     *("none", "none", "recent", "recent", "recent", "recent", "recent", "known", "known", "start", "start"),
     *("zero", "malformed", "malformed", "beyond", "foreign"),
 )
-#: Every step is drawn as one number below this and decoded: drawing its parts one by one takes longer than the test.
-_STEP_NUMBERS: Final = 2**24
 
 
-class _Digits:
-    """The digits of a number, to a new base each time."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def pick(self, options: Sequence[T]) -> T:
-        self._number, index = divmod(self._number, len(options))
-        return options[index]
-
-
-def _cursor(digits: _Digits) -> Cursor:
+def _cursor(digits: Digits) -> Cursor:
     kind = digits.pick(_CURSORS)
     match kind:
         case "known":
@@ -194,13 +180,12 @@ def _cursor(digits: _Digits) -> Cursor:
     return Cursor("none")
 
 
-def _events(digits: _Digits, most: int) -> tuple[tuple[str, Any], ...]:
+def _events(digits: Digits, most: int) -> tuple[tuple[str, Any], ...]:
     count, name, data = digits.pick(range(1, most + 1)), digits.pick(range(len(NAMES))), digits.pick(range(len(_DATA)))
     return tuple((NAMES[(name + i) % len(NAMES)], _DATA[(data + i) % len(_DATA)]) for i in range(count))
 
 
-def _step(number: int, max_events: int, *, timed: bool) -> Step:
-    digits = _Digits(number)
+def _step(digits: Digits, max_events: int, *, timed: bool) -> Step:
     kind = digits.pick(_TIMED_KINDS if timed else _KINDS)
     via = digits.pick(_VIA)
     match kind:
@@ -223,23 +208,21 @@ def _step(number: int, max_events: int, *, timed: bool) -> Step:
     return Publish(run, _events(digits, max_events if kind == "batch" else 5), kind == "batch", via)
 
 
-def _program(numbers: tuple[int, list[int]], *, timed: bool) -> StreamProgram:
-    digits = _Digits(numbers[0])
+def _program(digits: Digits, following: list[Digits], *, timed: bool) -> StreamProgram:
     max_events, max_bytes = digits.pick((4, 8, 8, 3, 2, 1)), digits.pick((2**25, 2**25, 2**25, 40))
     first: tuple[Step, ...] = (
         Publish(RUNS[0], _events(digits, 4), False, 0),
         Subscribe(0, RUNS[0], _cursor(digits), 1, digits.pick(_VIA)),
     )
-    steps = (_step(number, max_events, timed=timed) for number in numbers[1])
+    steps = (_step(step, max_events, timed=timed) for step in following)
     return StreamProgram(max_events, max_bytes, digits.pick((1024, 1, 3)), (*first, *steps))
 
 
-def stream_programs(*, timed: bool, max_steps: int = 30) -> st.SearchStrategy[StreamProgram]:
+def stream_programs(*, timed: bool, max_steps: int = 30) -> SearchStrategy[StreamProgram]:
     """Draw programs that begin with a publication and a subscriber.
 
     Args:
         timed: Whether there are delays and waits among the steps, for benches whose time is virtual.
         max_steps: How long programs are, besides their beginning.
     """
-    steps = st.lists(st.integers(0, _STEP_NUMBERS - 1), min_size=max_steps // 3, max_size=max_steps)
-    return st.tuples(st.integers(0, _STEP_NUMBERS - 1), steps).map(partial(_program, timed=timed))
+    return from_steps(partial(_program, timed=timed), least=max_steps // 3, most=max_steps)

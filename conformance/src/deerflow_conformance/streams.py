@@ -286,6 +286,26 @@ def nothing_is_lost_over_reconnects(bench: Bench) -> None:
 
 
 @check("S3")
+def what_comes_during_a_read_is_not_lost(bench: Bench) -> None:
+    """An event that is published while a subscriber is reading what was there before, at whatever moment, arrives."""
+
+    async def body() -> None:
+        async with two_instances(bench) as bridges:
+            for bridge in bridges:
+                for turns in range(12):
+                    run = f"{turns} turns, {bridges.index(bridge)}"
+                    await bridges[0].publish(run, "n", 1)
+                    async with reading(bench, bridge, run) as reader:
+                        both = asyncio.create_task(reader.gets([1, 2]))
+                        for _ in range(turns):
+                            await asyncio.sleep(0)
+                        await bridges[0].publish(run, "n", 2)
+                        await both
+
+    bench.run(body)
+
+
+@check("S3")
 def subscribing_begins_with_the_first_item(bench: Bench) -> None:
     """What is published between subscribe() and the first __anext__ comes before the live tail, not in it."""
 

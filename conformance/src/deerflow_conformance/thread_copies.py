@@ -5,12 +5,9 @@ from __future__ import annotations
 from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.threads import ANY_USER, NewThread
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.change_programs import (
-    ThreadStep,
-    thread_programs,
-)
 from deerflow_conformance.checks import check
 from deerflow_conformance.expectations import expect_same, exported, refused
+from deerflow_conformance.thread_programs import ThreadStep, thread_programs
 from deerflow_conformance.thread_steps import (
     Threads,
     expect_reads,

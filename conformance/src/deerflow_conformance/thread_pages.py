@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from deerflow_backends.errors import InvalidArgument
-from deerflow_backends.threads import ANY_USER, MAX_EXAMINED, PINNED_KEY, NewThread, Scope, ThreadIndex
+from deerflow_backends.paging import Page
+from deerflow_backends.threads import ANY_USER, MAX_EXAMINED, PINNED_KEY, NewThread, Scope, Thread, ThreadIndex
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import in_scope, thread_order
-from deerflow_conformance.change_programs import (
-    KEYS,
-    LOOKALIKES,
-    USERS,
-    PagingProgram,
-    metadata_lists,
-    paging_programs,
-)
 from deerflow_conformance.checks import check, expect
-from deerflow_conformance.expectations import expect_same, exported, refused, work
-from deerflow_conformance.programs import same
+from deerflow_conformance.expectations import every_page, expect_same, exported, refused, work
+from deerflow_conformance.paging_programs import PagingProgram, paging_programs
+from deerflow_conformance.programs import KEYS, LOOKALIKES, USERS, same
+from deerflow_conformance.thread_programs import metadata_lists
 from deerflow_conformance.thread_steps import (
     Threads,
     listed,
@@ -44,18 +39,14 @@ def pages_visit_every_quiet_thread_once(bench: Bench) -> None:
                 if number % 3:
                     await bench.sleep(0.001)
             await index.create(NewThread("other", "Ann"))
-            between, visited, cursor = list(program.between), list[str](), None
-            while True:
-                page = await index.list("ann", limit=program.limit, cursor=cursor)
+            between, visited = list(program.between), list[str]()
+            async for page in every_page(lambda cursor: index.list("ann", limit=program.limit, cursor=cursor)):
                 visited += [thread.thread_id for thread in page.items]
                 if page.items:
                     last = thread_order(page.items[-1])
                     more = any(thread_order(thread) < last for thread in model.values())
                     expect((page.next_cursor is not None) == more, f"a cursor: {more}, after {last}", page)
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-                for action in between.pop(0) if between else ():
+                for action in between.pop(0) if between and page.next_cursor else ():
                     await _disturb(index, action.kind, f"t{action.index}", model)
             quiet = [f"t{number}" for number in program.present if number not in program.disturbed]
             counts = {thread_id: visited.count(thread_id) for thread_id in quiet}
@@ -94,15 +85,19 @@ def pages_end_exactly(bench: Bench) -> None:
                 ("Ann", None, 0),
             ):
                 for limit in (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 1_000):
-                    sizes, cursor = list[int](), None
-                    while not sizes or cursor:
-                        page = await index.list(scope, status=status, limit=limit, cursor=cursor)
+                    sizes = list[int]()
+                    read = _listing(index, scope, status=status, limit=limit)
+                    async for page in every_page(read):
                         sizes.append(len(page.items))
-                        cursor = page.next_cursor
                         done = sum(sizes) == size
-                        expect((cursor is None) == done, f"a cursor: {not done}, after {sizes} of {size}", cursor)
+                        got = page.next_cursor
+                        expect((got is None) == done, f"a cursor: {not done}, after {sizes} of {size}", got)
 
     bench.run(body)
+
+
+def _listing(index: ThreadIndex, scope: Scope, **more: Any) -> Callable[[str | None], Awaitable[Page[Thread]]]:
+    return lambda cursor: index.list(scope, cursor=cursor, **more)
 
 
 @check("T3")

@@ -10,17 +10,10 @@ from deerflow_backends.memories import ANY
 from deerflow_backends.threads import ANY_USER, NewThread, Scope, Thread, ThreadIndex
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import in_scope, thread_order, updated
-from deerflow_conformance.change_programs import (
-    STATUSES,
-    USERS,
-    CreateStep,
-    DeleteStep,
-    MoveStep,
-    ThreadStep,
-    UpdateStep,
-)
 from deerflow_conformance.checks import expect
-from deerflow_conformance.expectations import answered, expect_same, refused
+from deerflow_conformance.expectations import answered, every_page, expect_same, refused
+from deerflow_conformance.programs import USERS
+from deerflow_conformance.thread_programs import STATUSES, CreateStep, DeleteStep, MoveStep, ThreadStep, UpdateStep
 
 Threads = dict[str, Thread]
 
@@ -103,14 +96,10 @@ def expect_touched(before: Thread, wanted: Thread, got: Thread | None, *, touch:
 async def listed(index: ThreadIndex, scope: Scope, *, limit: int = 1_000, **filters: Any) -> list[Thread]:
     """Follow the cursor to its end."""
     threads: list[Thread] = []
-    cursor = None
-    while True:
-        page = await index.list(scope, limit=limit, cursor=cursor, **filters)
+    async for page in every_page(lambda cursor: index.list(scope, limit=limit, cursor=cursor, **filters)):
         expect(len(page.items) <= limit, f"at most {limit} threads", page.items)
         threads += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return threads
+    return threads
 
 
 async def expect_reads(index: ThreadIndex, model: Threads, limit: int = 1_000) -> None:

@@ -13,12 +13,10 @@ from deerflow_backends.threads import ANY_USER, KEEP, PINNED_KEY, NewThread, Sco
 from deerflow_conformance import thread_copies, thread_pages  # noqa: F401  # their checks register
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import in_scope
-from deerflow_conformance.change_programs import (
-    USERS,
-    thread_programs,
-)
 from deerflow_conformance.checks import check, expect
 from deerflow_conformance.expectations import answered, expect_same, exported, refused
+from deerflow_conformance.programs import USERS
+from deerflow_conformance.thread_programs import thread_programs
 from deerflow_conformance.thread_steps import (
     expect_order,
     listed,

@@ -231,10 +231,11 @@ def recording_waits_for_the_backend() -> Patched:
 def closing_forgets() -> Patched:
     """Leaving the buffer drops what was not flushed."""
 
-    async def nothing(_: Any) -> None:
-        await asyncio.sleep(0)
+    async def close(_: BufferedCounters, flushing: asyncio.Task[None]) -> None:
+        flushing.cancel()
+        await asyncio.wait([flushing])
 
-    return mock.patch.object(BufferedCounters, "_close", nothing)
+    return mock.patch.object(BufferedCounters, "_close", close)
 
 
 @mutant("C5", "counters")
