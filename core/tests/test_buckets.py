@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from deerflow_backends.buckets import (
     oldest_kept,
     to_counts,
 )
-from deerflow_backends.counters import CounterOptions, Counts, Recorded
+from deerflow_backends.counters import MAX_COUNT, CounterOptions, Counts, Recorded
 from deerflow_backends.errors import InvalidArgument
 
 SECOND = 1_000_000
@@ -110,9 +112,9 @@ def test_what_is_no_recording_is_refused() -> None:
         {"calls": -1},
         {"successes": 1.0},
         {"failures": True},
-        {"calls": 10**12 + 1},
+        {"calls": 10**9 + 1},
         {"positive": 0.5},
-        {"negative": -(10**12) - 1},
+        {"negative": -(10**9) - 1},
         {"age_seconds": -1.0},
         {"age_seconds": float("nan")},
         {"model_name": ""},
@@ -123,3 +125,27 @@ def test_bad_figures_are_refused_where_they_are_made(wrong: dict[str, Any]) -> N
     with pytest.raises(InvalidArgument) as caught:
         Recorded(**({"model_name": "m"} | wrong))
     assert caught.value.place in wrong
+
+
+class Number(enum.IntEnum):
+    """An int that is more than that."""
+
+    TWO = 2
+
+
+class Name(enum.StrEnum):
+    """A str that is more than that."""
+
+    MINE = "mine"
+
+
+def test_a_recording_keeps_plain_values() -> None:
+    """C1, G2: of subclasses of str and int only the value is kept."""
+    recorded = Recorded(Name.MINE, *[Number.TWO] * 6)
+    assert dataclasses.astuple(recorded) == ("mine", 2, 2, 2, 2, 2, 2.0)
+    assert [type(value) for value in dataclasses.astuple(recorded)] == [str, *[int] * 5, float]
+
+
+def test_what_may_be_recorded_fits_64_bits() -> None:
+    """C1: billions of the largest recordings of one model have a sum that every server can keep."""
+    assert MAX_COUNT * 9 * 10**9 < 2**63

@@ -18,6 +18,18 @@ from deerflow_backends.inprocess.counters import InProcessModelCounters
 OPTIONS = CounterOptions(bucket_seconds=10, keep_buckets=3, token_seconds=5)
 
 
+class Odd(str):
+    """Text that is equal to no other text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return 1
+
+
 class Turned:
     """A clock that tests turn by hand."""
 
@@ -58,6 +70,38 @@ def test_windows_move_with_the_clock() -> None:
             clock.turn(1)
             assert await counters.all_windows(seconds=30) == {}
             assert await counters.all_totals() == {"m": Counts(calls=1)}
+
+    asyncio.run(test())
+
+
+def test_windows_end_now_also_after_the_clock_went_back() -> None:
+    """C4: a bucket that lies in the future is in no window before its time comes."""
+
+    async def test() -> None:
+        clock = Turned()
+        async with opened(clock) as (_, counters):
+            await counters.record("m", calls=1)
+            clock.turn(-10)
+            await counters.record("m", calls=10)
+            assert await counters.window("m", seconds=30) == Counts(calls=10)
+            assert await counters.all_windows(seconds=30) == {"m": Counts(calls=10)}
+            clock.turn(10)
+            assert await counters.window("m", seconds=30) == Counts(calls=11)
+
+    asyncio.run(test())
+
+
+def test_names_are_kept_as_plain_text() -> None:
+    """G2: a subclass of str names what its text names."""
+
+    async def test() -> None:
+        async with opened(Turned()) as (_, counters):
+            for _ in range(2):
+                await counters.record(Odd("m"), calls=1, token=Odd("t"))
+            assert await counters.totals(Odd("m")) == await counters.window(Odd("m"), seconds=1) == Counts(calls=1)
+            assert [type(name) for name in await counters.all_totals()] == [str]
+            await counters.reset(Odd("m"))
+            assert await counters.all_totals() == {}
 
     asyncio.run(test())
 

@@ -27,6 +27,18 @@ from deerflow_backends.inprocess.connection import Connection
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
 
 
+class Odd(str):
+    """Text that is equal to no other text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return 1
+
+
 @asynccontextmanager
 async def opened(namespace: str) -> AsyncIterator[tuple[Connection, InProcessMemoryStore]]:
     async with inprocess.connect(namespace=namespace) as connection, inprocess.open_memory(connection) as store:
@@ -94,6 +106,60 @@ def test_values_are_snapshots(namespace: str) -> None:
             (await store.load("u")).body["tags"].append("reader")
             memory = await store.load("u")
             assert memory.body == memory.facts[0].value == {"tags": ["a"]}
+
+    asyncio.run(test())
+
+
+def test_ids_are_kept_as_plain_text(namespace: str) -> None:
+    """G2: a subclass of str names what its text names."""
+
+    async def test() -> None:
+        async with opened(namespace) as (_, store):
+            for number in range(2):
+                await store.apply(Odd("u"), [PutFact(Odd("a"), Odd("f"), {"content": f"x {number}"})])
+            memory = await store.load(Odd("u"), agent_name=Odd("a"))
+            assert (memory.revision, type(memory.user_id), type(memory.agent_name)) == (2, str, str)
+            fact = await store.get_fact(Odd("u"), Odd("f"), agent_name=Odd("a"))
+            assert fact == memory.facts[0]
+            assert (type(fact.agent_name), type(fact.fact_id)) == (str, str)
+            assert (await store.list_facts(Odd("u"), agent_name=Odd("a"))).items == (fact,)
+            assert len(await store.search(Odd("u"), "x", agent_name=Odd("a"))) == 1
+            assert [type(name) for name in await store.agents(Odd("u"))] == [str]
+            assert [type(record["user_id"]) for record in [record async for record in store.export()]] == [str, str]
+            assert await store.clear(Odd("u"), agent_name=Odd("a")) == 3
+            await store.erase(Odd("u"))
+            assert (await store.load("u")).revision == 0
+
+    asyncio.run(test())
+
+
+def test_arguments_are_checked_in_the_order_of_their_places(namespace: str) -> None:
+    """G1: of two wrong ones the same is named by every backend."""
+    wrong: Any = None
+
+    async def test() -> None:
+        async with opened(namespace) as (_, store):
+            with pytest.raises(InvalidArgument) as caught:
+                await store.get_fact("u", wrong, agent_name="")
+            assert caught.value.place == "agent_name"
+
+    asyncio.run(test())
+
+
+def test_an_imported_revision_can_be_raised_and_expected(namespace: str) -> None:
+    """M5, M12: the greatest that can be restored leaves room to grow."""
+
+    async def test() -> None:
+        async with opened(namespace) as (_, store), opened(f"{namespace}x") as (_, copy):
+            await store.apply("u", [PutBody(None, {"a": 1})])
+            (record,) = [record async for record in store.export()]
+            record |= {"user_revision": 2**61 - 1, "body_revision": 2**61 - 1}
+            assert await store.restore([record | {"user_id": "v"}]) == 1
+            applied = await store.apply("v", [PutBody(None, {"a": 2})], expected_revision=2**61 - 1)
+            assert applied.revision == 2**61
+            assert await copy.restore(store.export()) == 2
+            await copy.apply("v", [PutBody(None, {"a": 3}, expected=2**61)], expected_revision=2**61)
+            await copy.apply("v", [PutBody(None, {"a": 4}, expected=2**61 + 1)], expected_revision=2**61 + 1)
 
     asyncio.run(test())
 

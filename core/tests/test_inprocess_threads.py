@@ -19,6 +19,18 @@ from deerflow_backends.inprocess.connection import Connection
 from deerflow_backends.inprocess.threads import InProcessThreadIndex
 
 
+class Odd(str):
+    """Text that is equal to no other text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return 1
+
+
 class Turned:
     """A clock that tests turn by hand."""
 
@@ -36,6 +48,26 @@ async def opened(clock: Turned | None = None) -> AsyncIterator[tuple[Connection,
         inprocess.open_thread_index(connection) as index,
     ):
         yield connection, index
+
+
+def test_ids_are_kept_as_plain_text() -> None:
+    """G2: a subclass of str names what its text names."""
+
+    async def test() -> None:
+        async with opened() as (_, index):
+            await index.create(NewThread(Odd("t"), Odd("u")))
+            assert await index.get(Odd("t"), user_id=Odd("u")) is not None
+            assert await index.update(Odd("t"), user_id="u", status=Odd("running")) is not None
+            assert await index.count(Odd("u"), status=Odd("running")) == 1
+            assert await index.can_access(Odd("t"), Odd("u"), require_existing=True)
+            moved = await index.move(Odd("t"), user_id="u", to_user_id=Odd("v"))
+            assert moved is not None
+            assert type(moved.user_id) is str
+            assert await index.count("v") == 1
+            assert await index.delete(Odd("t"), user_id=Odd("v"))
+            assert await index.count(ANY_USER) == 0
+
+    asyncio.run(test())
 
 
 steps = st.lists(

@@ -29,7 +29,7 @@ from deerflow_backends.thread_changes import StoredThread, check_metadata
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 moments = st.integers(0, 4_000_000_000_000_000)
-revisions = st.integers(1, 2**62)
+revisions = st.integers(1, 2**61)
 odd_values = st.sampled_from([None, 1, 1.0, True, -0.0, 1e-320, 10**3999, "\0", {"": [{"a.b": "$x"}]}])
 objects = st.dictionaries(names | st.just(""), odd_values, max_size=3).map(codec.canonical)
 parts = st.builds(
@@ -117,14 +117,17 @@ MEMORY_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"agent_name": 1}, "r.agent_name"),
     ({"user_revision": 0}, "r.user_revision"),
     ({"user_revision": True}, "r.user_revision"),
+    ({"user_revision": 2**61 + 1}, "r.user_revision"),
     ({"user_updated_at": None}, "r.user_updated_at"),
     ({"user_updated_at": "2026-01-31T12:00:00"}, "r.user_updated_at"),
     ({"user_updated_at": "2026-01-31T12:00:00.000000"}, "r.user_updated_at"),
     ({"user_updated_at": "2026-01-31T12:00:00.000000+01:00"}, "r.user_updated_at"),
     ({"user_updated_at": "2026-01-31T12:00:00.0000001+00:00"}, "r.user_updated_at"),
     ({"user_updated_at": 5}, "r.user_updated_at"),
+    ({"user_updated_at": "9001-01-01T00:00:00.000000+00:00"}, "r.user_updated_at"),
     ({"body": []}, "r.body"),
     ({"body_revision": -1}, "r.body_revision"),
+    ({"body_revision": 2**61 + 1}, "r.body_revision"),
     ({"body_revision": 0}, "r.body"),
     ({"facts": {}}, "r.facts"),
     ({"facts": ["f"]}, "r.facts[0]"),
@@ -181,6 +184,7 @@ def test_a_fact_twice_in_a_record_is_refused() -> None:
         ({"metadata": {"a": {1: 2}}}, "r.metadata.a"),
         ({"created_at": ""}, "r.created_at"),
         ({"updated_at": "2026-01-31"}, "r.updated_at"),
+        ({"updated_at": "9999-12-31T23:59:59.999999+00:00"}, "r.updated_at"),
         ({"pinned": True}, "r"),
     ],
 )
@@ -189,6 +193,13 @@ def test_a_wrong_record_of_a_thread_is_refused(wrong: dict[str, Any], place: str
     with pytest.raises(InvalidArgument) as caught:
         read_thread(thread_record(THREAD) | wrong, "r")
     assert caught.value.place == place
+
+
+def test_the_last_moment_that_is_restored() -> None:
+    """T7, T11: a thousand years before times end, so that it can grow when the thread is touched."""
+    moment = "9000-12-31T23:59:59.999999+00:00"
+    thread = read_thread(thread_record(THREAD) | {"updated_at": moment}, "r")
+    assert thread_record(thread)["updated_at"] == moment
 
 
 @pytest.mark.parametrize("read", [read_part, read_thread])

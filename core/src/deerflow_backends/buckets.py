@@ -29,7 +29,10 @@ def oldest_kept(now: int, options: CounterOptions) -> int:
 
 
 def first_of_window(now: int, seconds: int, options: CounterOptions) -> int:
-    """Name the oldest bucket that intersects the last *seconds*; every bucket from there to now belongs to it."""
+    """Name the oldest bucket that intersects the last *seconds*.
+
+    Every bucket from there to `bucket_of` now belongs to the window; later ones, of before a clock went back, do not.
+    """
     return bucket_of(now - seconds * MICROSECONDS, options)
 
 

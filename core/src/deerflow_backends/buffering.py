@@ -3,7 +3,7 @@
 What is recorded goes into slots: all counts of one model within a short time are one entry with one time, so memory
 does not grow with the number of calls, and an entry's age stays true however long an outage holds it back. A flush
 takes the oldest slots as a batch with a token of its own, which is sent again, unchanged but for its ages, until it is
-known to have been counted.
+known to have been counted, or the token may be forgotten: then counting it twice would be worse than losing it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,28 @@ _log = logging.getLogger("deerflow_backends")
 
 #: How far apart two counts of one entry may be: the precision of ages while all is well.
 SLOT_SECONDS: Final = 0.25
-#: In an outage slots grow with it, so that their number grows with its logarithm: ages are true to 1 % of its length.
+#: In an outage slots grow with it, to this share of its length ...
 SLOT_SHARE: Final = 0.01
+#: ... but only to so much, since counts belong into buckets; until half of MAX_ENTRIES are held.
+LONGEST_SLOT_SECONDS: Final = 5.0
 #: With so many entries held back, new counts join their model's newest entry: memory before precision.
 MAX_ENTRIES: Final = 100_000
 #: A batch is whole slots, further ones only up to so many entries.
 BATCH_ENTRIES: Final = 10_000
+#: How long before its token may be forgotten a batch is sent for the last time, at most half of that time: a call may
+#: be that long on its way.
+GIVE_UP_SECONDS: Final = 10.0
 
 
 class _Entry:
     """Sums of one model that share one time, `at`, by the event loop's clock."""
 
-    __slots__ = ("at", "calls", "failures", "model_name", "negative", "positive", "successes")
+    __slots__ = ("at", "calls", "failures", "joined", "model_name", "negative", "positive", "successes")
 
     def __init__(self, model_name: str, at: float) -> None:
         self.model_name = model_name
         self.at = at
+        self.joined = 0  # how many recordings it is the sum of
         self.calls = self.successes = self.failures = self.positive = self.negative = 0
 
     def recordings(self, now: float) -> Iterator[Recorded]:
@@ -63,12 +69,12 @@ class _Entry:
 class _Batch:
     """Entries on their way; nothing is added to them, so sending them again under `token` is the same call.
 
-    `maybe_counted` says that a try came to an end of which nobody knows.
+    `maybe_counted_at` is when the first try began of whose end nobody knows, None if there was none.
     """
 
     entries: list[_Entry]
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    maybe_counted: bool = False
+    maybe_counted_at: float | None = None
 
 
 class BufferedCounters:
@@ -76,17 +82,20 @@ class BufferedCounters:
 
     `record` and `record_many` never wait and never fail for an outage; what they count is at the backend after at most
     ``flush_seconds``, or when it answers again. Killing the process loses what was not flushed. A batch whose reply
-    was lost is counted once if the backend answers again within its ``token_seconds``.
+    was lost is sent again for nearly ``token_seconds``; if the backend has not answered by then, the batch is given up
+    with a warning, since it may be counted already: nothing is counted twice.
 
     Attributes:
-        refused: How many recordings were dropped because the buffer held counts of ``max_models`` other models.
+        refused: How many recordings were dropped: the buffer held counts of ``max_models`` other models, or their batch
+            was given up (of those some or all may have been counted).
     """
 
-    def __init__(self, counters: ModelCounters, binding: Binding, *, max_models: int) -> None:
+    def __init__(self, counters: ModelCounters, binding: Binding, *, max_models: int, token_seconds: float) -> None:
         self.refused = 0
         self._counters = counters
         self._check_binding = binding.check
         self._max_models = max_models
+        self._again_seconds = token_seconds - min(GIVE_UP_SECONDS, token_seconds / 2)
         self._time = asyncio.get_running_loop().time
         # The open slot: entries by model, those of aged counts by model and time.
         self._slot: dict[str | tuple[str, int], _Entry] = {}
@@ -129,10 +138,8 @@ class BufferedCounters:
             raise _token_refused()
         now = self._time()
         # Most calls find a model's entry (so its name is valid) and plain small numbers; Recorded judges the others.
-        try:
-            entry = self._slot.get(model_name) if now < self._slot_ends else None
-        except TypeError:  # an unhashable name
-            entry = None
+        # Only a str is looked up: the slot has other keys, too.
+        entry = self._slot.get(model_name) if type(model_name) is str and now < self._slot_ends else None
         if (
             entry is None
             or not type(calls) is type(successes) is type(failures) is type(positive) is type(negative) is int
@@ -144,6 +151,7 @@ class BufferedCounters:
         ):
             self._add(Recorded(model_name, calls, successes, failures, positive, negative), now)
             return
+        entry.joined += 1
         entry.calls += calls
         entry.successes += successes
         entry.failures += failures
@@ -166,6 +174,7 @@ class BufferedCounters:
         if entry is None:
             self.refused += 1
             return
+        entry.joined += 1
         entry.calls += recorded.calls
         entry.successes += recorded.successes
         entry.failures += recorded.failures
@@ -194,7 +203,10 @@ class BufferedCounters:
         self._close_slot()
         oldest = self._closed[0][0] if self._closed else now
         self._slot_begins = now
-        self._slot_ends = now + max(SLOT_SECONDS, (now - oldest) * SLOT_SHARE)
+        share = (now - oldest) * SLOT_SHARE
+        if self._entries < MAX_ENTRIES // 2:
+            share = min(share, LONGEST_SLOT_SECONDS)
+        self._slot_ends = now + max(SLOT_SECONDS, share)
 
     def _close_slot(self) -> None:
         if self._slot:
@@ -249,7 +261,7 @@ class BufferedCounters:
         """Send everything that was recorded before this call.
 
         Raises:
-            BackendUnavailable: It was not all counted; what was not is kept, and is counted once, later.
+            BackendUnavailable: It was not all counted; what was not is kept, and is sent again by the next flush.
         """
         failures = self._failures
         async with self._flushing:
@@ -257,7 +269,10 @@ class BufferedCounters:
                 # One failed while this one waited for it: a try of its own would make the caller wait as long again.
                 raise BackendUnavailable(str(self._failure)) from self._failure
             if self._batch is not None:
-                await self._send(self._batch)
+                if self._is_too_late(self._batch):
+                    self._give_up(self._batch)
+                else:
+                    await self._send(self._batch)
             self._close_slot()  # not before: in an outage the slots would be as short as the pauses between tries
             wanted = self._slots_taken + len(self._closed)
             while self._slots_taken < wanted:
@@ -283,12 +298,32 @@ class BufferedCounters:
         except BackendUnavailable as error:
             self._failures += 1
             self._failure = error
-            batch.maybe_counted |= error.maybe_written
+            if error.maybe_written and batch.maybe_counted_at is None:
+                batch.maybe_counted_at = now
             raise
         except BaseException:  # cancelled, above all
-            batch.maybe_counted = True
+            if batch.maybe_counted_at is None:
+                batch.maybe_counted_at = now
             raise
         self._failure = None
+        self._done()
+
+    def _is_too_late(self, batch: _Batch) -> bool:
+        """Whether the backend may have counted *batch* and, when it is sent again, have forgotten that."""
+        since = batch.maybe_counted_at
+        return since is not None and self._time() - since >= self._again_seconds
+
+    def _give_up(self, batch: _Batch) -> None:
+        dropped = sum(entry.joined for entry in batch.entries)
+        self.refused += dropped
+        self._done()
+        _log.warning(
+            "counters.batch_given_up",
+            extra={"recordings": dropped, "calls": sum(entry.calls for entry in batch.entries)},
+        )
+
+    def _done(self) -> None:
+        """Drop the batch, and the models of which nothing else is held."""
         self._batch = None
         self._models = set(self._newest)
 
@@ -314,16 +349,18 @@ class BufferedCounters:
                     _log.info("counters.flush_recovered", extra={"refused": self.refused})
                 failing = False
 
-    async def _close(self) -> None:
-        """Send the rest; on failure tell how much is lost."""
+    async def _close(self, flushing: asyncio.Task[None]) -> None:
+        """End the flushing in the background and send the rest; on failure tell how much is lost."""
+        flushing.cancel()
         try:
+            await asyncio.wait([flushing])
             await self._flush()
         except BaseException as error:
             lost = f"{self._held()} are lost"
             if not isinstance(error, BackendUnavailable):
                 error.add_note(f"The last counts could not be flushed: {lost}.")
                 raise
-            maybe_counted = self._batch is not None and self._batch.maybe_counted
+            maybe_counted = self._batch is not None and self._batch.maybe_counted_at is not None
             message = f"the last counts could not be flushed, {lost}: {error}"
             raise BackendUnavailable(message, maybe_written=maybe_counted) from error
 
@@ -341,27 +378,38 @@ def _token_refused() -> InvalidArgument:
 
 @asynccontextmanager
 async def buffered(
-    counters: ModelCounters, *, flush_seconds: float = 1.0, max_models: int = 10_000
+    counters: ModelCounters, *, flush_seconds: float = 1.0, max_models: int = 10_000, token_seconds: float = 600.0
 ) -> AsyncIterator[BufferedCounters]:
     """Put a buffer in front of *counters*; leaving it flushes. *counters* stays open.
+
+    If the last flush fails, the message says how much was lost: of a `BackendUnavailable`, or, if the block was left
+    by an error or a cancellation, in a note on that, which goes on as it came.
 
     Args:
         flush_seconds: How often what was recorded is sent; more than 0.
         max_models: Counts of at most so many different models are held back by an outage; 1 or more.
+        token_seconds: That of the options of *counters*, or less; more than 0. A batch that may have been counted is
+            sent again until 10 s before that (of less than 20 s, until half of it) and then given up: it is logged,
+            and its recordings are added to `BufferedCounters.refused`.
 
     Raises:
         InvalidArgument: A figure out of range.
-        BackendUnavailable: On leaving, if the last flush failed: the message says how much was lost.
+        BackendUnavailable: On leaving, if the last flush failed.
     """
     check_seconds("flush_seconds", flush_seconds)
     check_integer("max_models", max_models, least=1)
+    token_seconds = check_seconds("token_seconds", token_seconds)
     binding = Binding("this counter buffer")
-    buffer = BufferedCounters(counters, binding, max_models=max_models)
+    buffer = BufferedCounters(counters, binding, max_models=max_models, token_seconds=token_seconds)
     flushing = asyncio.create_task(buffer._flush_forever(flush_seconds))
     try:
         yield buffer
-    finally:
+    except BaseException as error:
         binding.close()
-        flushing.cancel()
-        await asyncio.wait([flushing])
-        await buffer._close()
+        try:
+            await buffer._close(flushing)
+        except Exception as late:
+            error.add_note(f"while leaving the counter buffer: {late}")
+        raise
+    binding.close()
+    await buffer._close(flushing)

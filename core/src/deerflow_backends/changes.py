@@ -16,7 +16,9 @@ from deerflow_backends.clocks import to_datetime
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
 from deerflow_backends.memories import ABSENT, ANY, Applied, DeleteFact, Expected, Fact, Guard, PutBody, PutFact
 
-#: Far from what counting reaches, and room below 64 bits for what an imported revision grows to.
+#: The greatest revision that may be imported, far from what counting reaches.
+MAX_IMPORTED_REVISION = 2**61
+#: The greatest that may be expected: room for what an imported one grows to, below 64 bits.
 MAX_REVISION = 2**62
 
 #: Which fact of a user: the agent's name (None: the user-wide part) and the fact's id.

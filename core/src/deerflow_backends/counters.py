@@ -13,8 +13,9 @@ from typing import Final, Protocol
 from deerflow_backends.arguments import check_identifier, check_integer, check_seconds
 from deerflow_backends.streams import Reach
 
-#: The most that one number of one recording may count (and, signed, the least): sums fit 64 bits on every server.
-MAX_COUNT: Final = 1_000_000_000_000
+#: The most that one number of one recording may count (and, signed, the least): it takes nine billion such recordings
+#: of one model before a sum exceeds the 64 bits that servers keep.
+MAX_COUNT: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Recorded:
     age_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        check_identifier("model_name", self.model_name)
+        # What is kept is plain: of a subclass of str or int nobody knows how it compares.
+        keep = object.__setattr__
+        keep(self, "model_name", check_identifier("model_name", self.model_name))
         for name in ("calls", "successes", "failures"):
-            check_integer(name, getattr(self, name), least=0, most=MAX_COUNT)
+            keep(self, name, check_integer(name, getattr(self, name), least=0, most=MAX_COUNT))
         for name in ("positive", "negative"):
-            check_integer(name, getattr(self, name), least=-MAX_COUNT, most=MAX_COUNT)
-        check_seconds("age_seconds", self.age_seconds, zero=True)
+            keep(self, name, check_integer(name, getattr(self, name), least=-MAX_COUNT, most=MAX_COUNT))
+        keep(self, "age_seconds", check_seconds("age_seconds", self.age_seconds, zero=True))
 
 
 @dataclass(frozen=True, slots=True)

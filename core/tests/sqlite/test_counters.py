@@ -84,6 +84,23 @@ def test_windows_and_totals(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_windows_end_now_also_after_the_clock_went_back(tmp_path: Path) -> None:
+    """A bucket that lies in the future is in no window before its time comes (C4)."""
+
+    async def main() -> None:
+        clock = Clock()
+        async with opened(tmp_path, clock=clock) as counters:
+            await counters.record("m", calls=1)
+            clock.now -= 60 * SECOND
+            await counters.record("m", calls=10)
+            assert await counters.window("m", seconds=600) == Counts(calls=10)
+            assert await counters.all_windows(seconds=600) == {"m": Counts(calls=10)}
+            clock.now += 60 * SECOND
+            assert await counters.window("m", seconds=600) == Counts(calls=11)
+
+    asyncio.run(main())
+
+
 def test_the_sweep_works_in_portions(tmp_path: Path) -> None:
     """Tokens that are forgotten and buckets that no window reaches are removed, some at a time; totals stay (G11)."""
 
@@ -131,7 +148,7 @@ def test_every_statement_walks_an_index(tmp_path: Path) -> None:
             pass
 
     asyncio.run(main())
-    names = ("model_name", "first", "now", "oldest", "limit")
+    names = ("model_name", "first", "last", "now", "oldest", "limit")
     statements = [
         *(counter_tables.TOTALS, counter_tables.WINDOW, counter_tables.ALL_WINDOWS, *counter_tables.RESET),
         *(counter_tables.FORGET_TOKENS, counter_tables.REMOVE_BUCKETS),

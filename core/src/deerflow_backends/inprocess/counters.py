@@ -13,6 +13,7 @@ from deerflow_backends.binding import Binding
 from deerflow_backends.buckets import (
     Sums,
     add,
+    bucket_of,
     by_bucket,
     by_model,
     check_recordings,
@@ -60,7 +61,7 @@ class InProcessModelCounters:
         self._binding.check()
         checked = check_recordings(counts)
         if token is not None:
-            check_token("token", token)
+            token = check_token("token", token)
         with self._lock:
             now = self._clock()
             if token is not None:
@@ -77,7 +78,7 @@ class InProcessModelCounters:
     async def totals(self, model_name: str) -> Counts:
         """Sum everything recorded for a model."""
         self._binding.check()
-        check_identifier("model_name", model_name)
+        model_name = check_identifier("model_name", model_name)
         with self._lock:
             return to_counts(self._table.totals.get(model_name, ()))
 
@@ -91,7 +92,7 @@ class InProcessModelCounters:
     async def window(self, model_name: str, *, seconds: int) -> Counts:
         """Sum a model's buckets of the last *seconds*."""
         self._binding.check()
-        check_identifier("model_name", model_name)
+        model_name = check_identifier("model_name", model_name)
         return to_counts(self._window(seconds).get(model_name, ()))
 
     async def all_windows(self, *, seconds: int) -> dict[str, Counts]:
@@ -103,9 +104,10 @@ class InProcessModelCounters:
         check_window(seconds, self._options)
         sums: dict[str, Sums] = {}
         with self._lock:
-            first = first_of_window(self._clock(), seconds, self._options)
+            now = self._clock()
+            first, last = first_of_window(now, seconds, self._options), bucket_of(now, self._options)
             for bucket, models in self._table.buckets.items():
-                if bucket >= first:
+                if first <= bucket <= last:
                     for model_name, more in models.items():
                         sums[model_name] = add(sums.get(model_name), more)
         return sums
@@ -113,7 +115,7 @@ class InProcessModelCounters:
     async def reset(self, model_name: str) -> None:
         """Remove a model."""
         self._binding.check()
-        check_identifier("model_name", model_name)
+        model_name = check_identifier("model_name", model_name)
         with self._lock:
             self._table.totals.pop(model_name, None)
             for models in self._table.buckets.values():

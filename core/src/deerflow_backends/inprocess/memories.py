@@ -42,8 +42,8 @@ class InProcessMemoryStore:
     async def load(self, user_id: str | None, *, agent_name: str | None = None) -> Memory:
         """Read one part."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
-        check_optional_identifier("agent_name", agent_name)
+        user_id = check_optional_identifier("user_id", user_id)
+        agent_name = check_optional_identifier("agent_name", agent_name)
         with self._lock:
             user = self._user(user_id)
             revision, updated_at = user.revision, user.updated_at
@@ -64,7 +64,7 @@ class InProcessMemoryStore:
     ) -> Applied:
         """Make all changes or none."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
+        user_id = check_optional_identifier("user_id", user_id)
         checked = check_changes(changes, expected_revision)
         with self._lock:
             now = self._clock()
@@ -99,12 +99,11 @@ class InProcessMemoryStore:
     async def get_fact(self, user_id: str | None, fact_id: str, *, agent_name: str | None) -> Fact | None:
         """Read one fact."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
-        check_identifier("fact_id", fact_id)
-        check_optional_identifier("agent_name", agent_name)
+        user_id = check_optional_identifier("user_id", user_id)
+        key = (check_optional_identifier("agent_name", agent_name), check_identifier("fact_id", fact_id))
         with self._lock:
-            fact = self._user(user_id).facts.get(agent_name, {}).get(fact_id)
-        return fact.to_fact((agent_name, fact_id)) if fact else None
+            fact = self._user(user_id).facts.get(key[0], {}).get(key[1])
+        return fact.to_fact(key) if fact else None
 
     async def list_facts(
         self,
@@ -119,7 +118,7 @@ class InProcessMemoryStore:
         self._binding.check()
         listing = check_fact_listing(user_id, agent_name=agent_name, category=category, limit=limit, cursor=cursor)
         with self._lock:
-            facts = self._facts_in_order(user_id, agent_name)
+            facts = self._facts_in_order(listing.user_id, listing.agent_name)
         start = 0 if listing.after is None else bisect_right(facts, listing.after, key=lambda item: item[0])
         return listing.page(facts[start:])
 
@@ -128,8 +127,8 @@ class InProcessMemoryStore:
     ) -> list[FactMatch]:
         """Find facts by their text."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
-        check_optional_identifier("agent_name", agent_name)
+        user_id = check_optional_identifier("user_id", user_id)
+        agent_name = check_optional_identifier("agent_name", agent_name)
         parts = query_parts(query)
         category = check_category(category)
         limit = check_page_limit(limit)
@@ -141,16 +140,16 @@ class InProcessMemoryStore:
     async def agents(self, user_id: str | None) -> list[str]:
         """Name the agents that have a body or facts."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
+        user_id = check_optional_identifier("user_id", user_id)
         with self._lock:
             return [name for name in self._parts(user_id) if name is not None]
 
     async def clear(self, user_id: str | None, *, agent_name: str | Literal[All.ALL] | None = ALL) -> int:
         """Remove one part, or all parts."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
+        user_id = check_optional_identifier("user_id", user_id)
         if agent_name is not ALL:
-            check_optional_identifier("agent_name", agent_name)
+            agent_name = check_optional_identifier("agent_name", agent_name)
         with self._lock:
             user = self._user(user_id)
             cleared = [name for name in self._parts(user_id) if agent_name is ALL or name == agent_name]
@@ -165,7 +164,7 @@ class InProcessMemoryStore:
     async def erase(self, user_id: str | None) -> None:
         """Leave no trace of the user."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
+        user_id = check_optional_identifier("user_id", user_id)
         with self._lock:
             self._users.pop(user_id, None)
 

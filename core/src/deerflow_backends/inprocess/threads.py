@@ -49,7 +49,7 @@ class InProcessThreadIndex:
     async def get(self, thread_id: str, *, user_id: Scope) -> Thread | None:
         """Read one thread."""
         self._binding.check()
-        check_identifier("thread_id", thread_id)
+        thread_id = check_identifier("thread_id", thread_id)
         scope = check_scope("user_id", user_id)
         with self._lock:
             thread = self._find(thread_id, scope)
@@ -100,7 +100,7 @@ class InProcessThreadIndex:
     ) -> Thread | None:
         """Change one thread."""
         self._binding.check()
-        check_identifier("thread_id", thread_id)
+        thread_id = check_identifier("thread_id", thread_id)
         scope = check_scope("user_id", user_id)
         update = check_update(
             display_name=display_name,
@@ -122,9 +122,9 @@ class InProcessThreadIndex:
     async def move(self, thread_id: str, *, user_id: Scope, to_user_id: str | None) -> Thread | None:
         """Give a thread to another owner, or to none."""
         self._binding.check()
-        check_identifier("thread_id", thread_id)
+        thread_id = check_identifier("thread_id", thread_id)
         scope = check_scope("user_id", user_id)
-        check_optional_identifier("to_user_id", to_user_id)
+        to_user_id = check_optional_identifier("to_user_id", to_user_id)
         with self._lock:
             thread = self._find(thread_id, scope)
             if thread is None:
@@ -136,7 +136,7 @@ class InProcessThreadIndex:
     async def delete(self, thread_id: str, *, user_id: Scope) -> bool:
         """Remove a thread."""
         self._binding.check()
-        check_identifier("thread_id", thread_id)
+        thread_id = check_identifier("thread_id", thread_id)
         scope = check_scope("user_id", user_id)
         with self._lock:
             thread = self._find(thread_id, scope)
@@ -149,8 +149,8 @@ class InProcessThreadIndex:
     async def can_access(self, thread_id: str, user_id: str, *, require_existing: bool = False) -> bool:
         """Whether the user may use the thread."""
         self._binding.check()
-        check_identifier("thread_id", thread_id)
-        check_identifier("user_id", user_id)
+        thread_id = check_identifier("thread_id", thread_id)
+        user_id = check_identifier("user_id", user_id)
         with self._lock:
             thread = self._table.threads.get(thread_id)
         return not require_existing if thread is None else thread.user_id in {None, user_id}
