@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,7 +56,8 @@ async def act(settings, step):
     if settings.hangs == step:
         await asyncio.Event().wait()
     if settings.fails == step:
-        raise BackendUnavailable(f"no answer to {step}")
+        # other words than the setting, which is hidden
+        raise BackendUnavailable(f"no answer to {step.replace(' ', ': ')}")
     if settings.fails == f"defect {step}":
         raise RuntimeError(f"defect in {step}")
 
@@ -115,7 +117,7 @@ CAPABILITIES = ("stream_bridge", "memory", "thread_index", "counters")
 ALL = dict.fromkeys(CAPABILITIES, "recorder")
 OPENED = ["open connection recorder", *(f"open {capability}" for capability in CAPABILITIES)]
 CLOSED = [line.replace("open", "close", 1) for line in reversed(OPENED)]
-MIGRATED = "apply counters memory stream_bridge thread_index"
+MIGRATED = "look counters memory stream_bridge thread_index"
 
 
 class Recorder:
@@ -199,7 +201,7 @@ def test_a_connection_is_opened_once_and_only_if_chosen(recorder: Recorder) -> N
         "close connection hot",
         "close connection recorder",
     ]
-    assert recorder.log[:2] == ["apply memory stream_bridge thread_index", "apply counters"]
+    assert recorder.log[:2] == ["look memory stream_bridge thread_index", "look counters"]
 
 
 @pytest.mark.parametrize("step", OPENED)
@@ -215,7 +217,7 @@ def test_a_failure_while_opening_closes_what_was_opened(recorder: Recorder, step
         assert str(caught.value).replace(step, "***") == f"recorder 2.0, backend 'recorder': {problem}"
     else:
         assert type(caught.value) is BackendUnavailable
-        assert str(caught.value) == f"no answer to {step}"
+        assert str(caught.value) == f"no answer to {step.replace(' ', ': ')}"
     done = OPENED[: OPENED.index(step)]
     assert recorder.log == [MIGRATED, *done, *CLOSED[len(CLOSED) - len(done) :]]
 
@@ -286,7 +288,7 @@ def test_the_bodys_own_exception_stays_the_one_raised(recorder: Recorder, error:
 
     caught = asyncio.run(raised())
     assert caught is error
-    assert caught.__notes__[-1] == f"while closing: no answer to {step}"
+    assert caught.__notes__[-1] == f"while closing: no answer to {step.replace(' ', ': ')}"
     assert recorder.log == [MIGRATED, *OPENED, *CLOSED]
 
 
@@ -304,7 +306,7 @@ def test_no_context_manager_changes_the_bodys_exception(site: Site, leaving: str
 @pytest.mark.parametrize("step", CLOSED)
 def test_a_failure_while_closing_is_raised_after_closing_the_rest(recorder: Recorder, step: str) -> None:
     """One capability that cannot be closed keeps none of the others open."""
-    with pytest.raises(BackendUnavailable, match=f"^no answer to {step}$"):
+    with pytest.raises(BackendUnavailable, match=f"^no answer to {step.replace(' ', ': ')}$"):
         asyncio.run(opened(configured(fails=step)))
     assert recorder.log[-len(CLOSED) :] == CLOSED
 
@@ -313,9 +315,9 @@ def test_several_failures_while_closing_are_one_error_with_notes(recorder: Recor
     """The first is raised, the others are notes on it: no exception group to take apart."""
     connections = {"recorder": {"fails": "close memory"}, "hot": {"backend": "recorder", "fails": "close counters"}}
     arguments = {**ALL, "counters": {"connection": "hot"}, "connections": connections}
-    with pytest.raises(BackendUnavailable, match=r"^no answer to close counters") as caught:
+    with pytest.raises(BackendUnavailable, match=r"^no answer to close: counters") as caught:
         asyncio.run(opened(arguments))
-    assert caught.value.__notes__ == ["while closing: no answer to close memory"]
+    assert caught.value.__notes__ == ["while closing: no answer to close: memory"]
 
 
 @pytest.mark.parametrize("step", CLOSED)
@@ -373,7 +375,7 @@ def test_a_cancellation_counts_more_than_an_earlier_failure(recorder: Recorder) 
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await leaving
-        assert caught.value.__notes__ == ["while closing: no answer to close counters"]
+        assert caught.value.__notes__ == ["while closing: no answer to close: counters"]
 
     asyncio.run(give_up())
 
@@ -407,7 +409,7 @@ def test_ping_asks_all_four_at_once_and_names_who_failed(recorder: Recorder) -> 
                 await asyncio.wait_for(backends.ping(), 0.05)
             assert asyncio.all_tasks() == before
 
-    assert asyncio.run(probe()) == "memory: no answer to ping memory; counters: no answer to ping counters"
+    assert asyncio.run(probe()) == "memory: no answer to ping: memory; counters: no answer to ping: counters"
     recorder.log.clear()
     asyncio.run(hang())
     assert [line for line in recorder.log if line.startswith("ping")] == [f"ping {one}" for one in CAPABILITIES]
@@ -443,11 +445,36 @@ def test_due_steps_are_applied_checked_or_left_as_migrate_says(recorder: Recorde
 
     recorder.log.clear()
     asyncio.run(opened(ALL))
-    assert recorder.log[:2] == [MIGRATED, OPENED[0]]
+    assert recorder.log[:3] == [MIGRATED, MIGRATED.replace("look", "apply"), OPENED[0]]
 
     recorder.log.clear()
     asyncio.run(opened(configured(migrate="check")))
     assert recorder.log[1] == OPENED[0]
+
+
+def test_nothing_is_migrated_where_a_connection_is_wrong(tmp_path: Path) -> None:
+    """All connections are looked at before the first is touched, and every wrong one is a line of its own."""
+    good, bad = tmp_path / "good", tmp_path / "gone" / "x"
+    connections = {"a": {"backend": "sqlite", "path": str(good)}, "b": {"backend": "sqlite", "path": str(bad)}}
+    arguments = {"memory": {"connection": "a"}, "counters": {"connection": "b"}, "connections": connections}
+    with pytest.raises(ConfigError) as caught:
+        asyncio.run(opened(arguments))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"connections.b (arguments): path '{bad}'")
+    assert not good.exists()
+
+    connections["b"] = {"backend": "sqlite", "path": str(tmp_path / "other"), "migrate": "check"}
+    with pytest.raises(ConfigError, match=r"^connections\.b\.migrate"):
+        asyncio.run(opened(arguments))
+    assert not good.exists()
+
+    connections["a"]["path"] = connections["b"]["path"] = str(bad)
+    with pytest.raises(ConfigError) as caught:
+        asyncio.run(opened(arguments))
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "connections.a (arguments)",
+        "connections.b (arguments)",
+    ]
 
 
 def test_several_openings_are_independent(recorder: Recorder) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,31 @@ BROKEN = [
     Broken(
         "no hook at all",
         f"{WHO}: acme_plugin has no hook; mark its functions with @deerflow_backends.hookimpl",
-        MEMORY.replace("@hookimpl\n", ""),
+        HEAD,
+    ),
+    Broken(
+        "a hook that is not marked",
+        f"{WHO}: deerflow_check exists but is not marked with @deerflow_backends.hookimpl",
+        MEMORY + "def deerflow_check(connection):\n    pass\n",
+    ),
+    Broken(
+        "an exit at import",
+        f"{WHO} is installed but broken: importing acme_plugin raised SystemExit in acme_plugin.py, line 1: 3",
+        "raise SystemExit(3)\n",
+        imported=False,
+    ),
+    Broken(
+        "a secret at import",
+        f"{WHO} is installed but broken: importing acme_plugin raised OSError in acme_plugin.py, line 1:"
+        " no redis://***@h",
+        "raise OSError('no redis://u:s3cr3tpw@h')\n",
+        imported=False,
+    ),
+    Broken(
+        "steps that are no texts",
+        "acme 2.0, backend 'acme': deerflow_migrate returned a list with int in it; it must return an awaitable list"
+        " of texts",
+        MEMORY + "@hookimpl\nasync def deerflow_migrate():\n    return [1]\n",
     ),
     Broken(
         "no contract",
@@ -201,12 +226,12 @@ BROKEN = [
     ),
     Broken(
         "migrating that is None",
-        "acme 2.0, backend 'acme': deerflow_migrate returned None; it must return an awaitable list",
+        "acme 2.0, backend 'acme': deerflow_migrate returned None; it must return an awaitable list of texts",
         MEMORY + "@hookimpl\ndef deerflow_migrate():\n    pass\n",
     ),
     Broken(
         "migrating to None",
-        "acme 2.0, backend 'acme': deerflow_migrate returned None; it must return an awaitable list",
+        "acme 2.0, backend 'acme': deerflow_migrate returned None; it must return an awaitable list of texts",
         MEMORY + "@hookimpl\nasync def deerflow_migrate():\n    pass\n",
     ),
 ]
@@ -415,3 +440,107 @@ def test_one_plugin_never_answers_for_another(site: Site) -> None:
     assert witness.settings_model() is not None
     assert acme.settings_model() is None
     assert set(witness.capabilities) == {"stream_bridge", "counters"}
+
+
+HALF = """
+import contextlib
+from deerflow_backends import Finding, hookimpl, inprocess
+
+class Half:
+    reach = REACH
+
+    async def ping(self, *arguments, **keywords):
+        pass
+
+    record = all_totals = window = all_windows = reset = MORE
+
+@hookimpl
+def deerflow_counters(connection):
+    return contextlib.nullcontext(Half())
+
+@hookimpl
+async def deerflow_check(connection):
+    return FINDINGS
+"""
+
+
+@pytest.mark.parametrize(
+    ("reach", "more", "problem"),
+    [
+        ("'host'", "ping", "lacks record_many, totals"),
+        ("'host'", "None", "lacks record, record_many, totals, all_totals, window, all_windows, reset"),
+        ("'moon'", "record_many = totals = ping", "has the reach 'moon'; allowed: process, host, network"),
+    ],
+)
+def test_half_a_capability_is_refused_when_it_is_opened(site: Site, reach: str, more: str, problem: str) -> None:
+    """What lacks a method, or says no such reach, is told at once, not at the first call."""
+    site.install(HALF.replace("REACH", reach).replace("MORE", more))
+    error = refused(site, {"counters": "acme"})
+    assert isinstance(error, PluginError)
+    assert str(error) == f"acme 2.0, backend 'acme': what deerflow_counters yielded {problem}"
+
+
+@pytest.mark.parametrize("findings", ["['text']", "[Finding('fatal', 'x')]", "[Finding('info', None)]", "'text'"])
+def test_findings_that_are_none_are_refused(site: Site, findings: str) -> None:
+    """Whoever shows findings can rely on what they are."""
+    site.install(HALF.replace("FINDINGS", findings).replace("REACH", "'host'").replace("MORE", "ping"))
+    with pytest.raises(PluginError, match=r"must return an awaitable list of deerflow_backends\.Finding"):
+        asyncio.run(plugins.load("acme").check(None))
+
+
+TELLTALE = """
+from deerflow_backends import *
+from deerflow_backends import ConnectionSettings, Finding, hookimpl, inprocess
+
+Error = ERROR
+
+class Settings(ConnectionSettings):
+    url: str
+    token: str
+
+@hookimpl
+def deerflow_settings():
+    return Settings
+
+@hookimpl
+def deerflow_connect(name, settings):
+    if Error is None:
+        return inprocess.connect(settings.token)
+    try:
+        raise OSError(settings.url)
+    except OSError as cause:
+        raise Error(f"no {settings.token} at {settings.url}") from cause
+
+@hookimpl
+def deerflow_memory(connection):
+    return inprocess.open_memory(connection)
+
+@hookimpl
+async def deerflow_check(connection):
+    return [Finding("error", "redis://u:s3cr3tpw@h and t0ken")]
+"""
+TOLD = {"memory": "acme", "connections": {"acme": {"url": "redis://u:s3cr3tpw@h", "token": "t0ken"}}}
+
+
+@pytest.mark.parametrize("error", ["ConfigError", "PluginError", "BackendUnavailable", "Corrupt"])
+def test_a_plugins_own_error_loses_its_secrets(site: Site, error: str) -> None:
+    """Its class stays, and the host; settings and passwords do not, nor a cause that shows them."""
+    site.install(TELLTALE.replace("ERROR", error))
+    with pytest.raises(BackendsError) as caught:
+        asyncio.run(opened(TOLD))
+    assert type(caught.value).__name__ == error
+    assert str(caught.value) == "no *** at redis://***@h"
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "s3cr3tpw" not in shown
+    assert "t0ken" not in shown
+
+
+def test_a_plugins_findings_lose_its_secrets(site: Site) -> None:
+    """What an operator is shown is not what an onlooker may not see."""
+    site.install(TELLTALE.replace("ERROR", "None"))
+
+    async def found() -> list[str]:
+        async with open_backends(TOLD) as backends:
+            return [finding.message for finding in (await backends.findings())["acme"]]
+
+    assert asyncio.run(found()) == ["redis://***@h and ***"]

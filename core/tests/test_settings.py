@@ -261,7 +261,7 @@ STREAM_KEYS = "backend, connection, max_buffered_events, max_bytes, max_events, 
         ),
         (
             "stream_bridge: {max_events: many}",
-            f"stream_bridge.max_events ({FILE}, line 1): must be a whole number, not such text",
+            f"stream_bridge.max_events ({FILE}, line 1): must be a whole number, not 'many'",
         ),
         (
             "stream_bridge: {ttl_seconds: .nan}",
@@ -309,6 +309,16 @@ STREAM_KEYS = "backend, connection, max_buffered_events, max_bytes, max_events, 
         ("a: b: c", f"{FILE}, line 1: is not valid YAML: mapping values are not allowed here"),
         ("memory: !tag x", f"{FILE}, line 1: is not valid YAML: could not determine a constructor for the tag '***'"),
         ("memory: *hunter2", f"{FILE}, line 1: is not valid YAML: found undefined alias '***'"),
+        ("memory: %", f"{FILE}, line 1: is not valid YAML: found character '%' that cannot start any token"),
+        ("\tmemory: x", f"{FILE}, line 1: is not valid YAML: found character '\\t' that cannot start any token"),
+        (
+            "memory: !'hunter2'x y",
+            f"{FILE}, line 1: is not valid YAML: could not determine a constructor for the tag '***'",
+        ),
+        (
+            "memory: {connection: archive}\nconnections: {archive: {backend: 7}}",
+            f"connections.archive.backend ({FILE}, line 2): must be a name, not int",
+        ),
         ("connections: &a {redis: *a}", f"{FILE}: nests without end"),
     ],
 )
@@ -349,8 +359,7 @@ def test_a_merge_key_is_no_duplicate() -> None:
         ),
         (
             {"DEERFLOW_BACKENDS_STREAM_BRIDGE__MAX_EVENTS": "5.5"},
-            "stream_bridge.max_events (DEERFLOW_BACKENDS_STREAM_BRIDGE__MAX_EVENTS): must be a whole"
-            " number, not such text",
+            "stream_bridge.max_events (DEERFLOW_BACKENDS_STREAM_BRIDGE__MAX_EVENTS): must be a whole number, not '5.5'",
         ),
         ({"DEERFLOW_BACKENDS_MEMORY__": "5"}, "DEERFLOW_BACKENDS_MEMORY__: unknown variable; did you mean"),
         (
@@ -424,7 +433,7 @@ def test_every_mistake_of_every_source_is_told_at_once() -> None:
             f"stream_bridge.max_bytes ({FILE}, line 2): must be 1 or more, not 0",
             f"memory.colour ({FILE}, line 1): unknown key; allowed: backend, connection",
             "counters.bucket_seconds (DEERFLOW_BACKENDS_COUNTERS__BUCKET_SECONDS): must be 1 or more, not -1",
-            "drain_seconds (arguments): must be a number, not such text",
+            "drain_seconds (arguments): must be a number, not 'soon'",
         ]
 
 
@@ -438,6 +447,66 @@ def test_another_backend_does_not_inherit_a_connection() -> None:
         ]
     with environment({"DEERFLOW_BACKENDS_COUNTERS": '{"backend": "sqlite", "connection": "sqlite"}'}):
         assert chosen(load_configuration())["counters"] == ("sqlite", "sqlite")
+
+
+URL = "redis://u:s3cr3tpw@h"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"memory": URL}, "put a URL under 'connections: {redis: {url: ...}}' and name the backend here"),
+        ({"memory": {"connection": URL}}, "and name the connection here"),
+        ({"memory": "redis:/u:s3cr3tpw@h"}, "'redis:/***@h' is no backend's name"),
+        ({URL: 1}, "redis://***@h (arguments): unknown key"),
+        ({"memory": {URL: 1}}, "memory.redis://***@h (arguments): unknown key"),
+        ({"connections": {URL: {}}}, "'redis://***@h' is no connection's name"),
+        ({"drain_seconds": URL}, "must be a number, not 'redis://***@h'"),
+        ({"drain_seconds": "redis://u:" + "s3cr3tpw" * 9 + "@h"}, "not 'redis://***@h'"),
+    ],
+)
+def test_a_url_in_a_wrong_place_shows_no_password(arguments: Mapping[str, Any], part: str) -> None:
+    """Wherever a URL is put, also as a key, its user and password are not told."""
+    (line,) = mistakes(arguments)
+    assert part in line
+    assert "s3cr3tpw" not in line
+
+
+@pytest.mark.parametrize("variable", ["MEMORY", "CONFIG", "CONNECTIONS__REDIS"])
+def test_a_url_in_a_wrong_variable_shows_no_password(variable: str) -> None:
+    """Neither as a name nor as a file nor as a mapping."""
+    with environment({f"DEERFLOW_BACKENDS_{variable}": URL}):
+        assert "s3cr3tpw" not in "\n".join(mistakes())
+
+
+def test_an_unknown_variable_is_one_short_line() -> None:
+    """What is allowed is told once, and nothing is suggested that is not meant."""
+    with environment({"DEERFLOW_BACKENDS_REDIS_URL": "x"}):
+        assert mistakes() == [
+            "DEERFLOW_BACKENDS_REDIS_URL: unknown variable; allowed: DEERFLOW_BACKENDS_ and then CONFIG,"
+            " CONNECTIONS__<NAME>__<SETTING>, DRAIN_SECONDS, STREAM_BRIDGE, MEMORY, THREAD_INDEX, COUNTERS"
+        ]
+
+
+def test_a_connection_without_backend_is_blamed_itself() -> None:
+    """Whoever chose the connection named no backend; the connection's block has to."""
+    FILE.write_text("memory: {connection: archive}\nconnections:\n  archive: {path: ./x}\n")
+    with pytest.raises(BackendsError) as caught:
+        plan(load_configuration())
+    assert str(caught.value) == (
+        f"connections.archive ({FILE}, line 3): names no backend, so it would be that of 'archive', which is not"
+        " installed; add 'backend: ...'"
+    )
+
+
+def test_off_is_what_yaml_makes_of_it() -> None:
+    """A bare ``off`` is False in YAML, and means "off"; its opposite means nothing."""
+    FILE.write_text("memory: inprocess\nconnections: {inprocess: {migrate: off}}\n")
+    (connection,) = plan(load_configuration()).connections
+    assert connection.mode == "off"
+    FILE.write_text("memory: inprocess\nconnections: {inprocess: {migrate: on}}\n")
+    with pytest.raises(ConfigError, match="should be 'auto', 'check' or 'off'"):
+        plan(load_configuration())
 
 
 # Settings of connections, and their secrets.
@@ -525,7 +594,8 @@ def settings_mistakes(connection: Mapping[str, Any]) -> list[str]:
         ),
         (
             {"namespace": "Upper"},
-            "connections.acme.namespace (arguments): String should match pattern '^[a-z][a-z0-9_]{0,47}$'",
+            "connections.acme.namespace (arguments): must be lower-case letters, digits and _, beginning"
+            " with a letter, at most 48",
         ),
         (
             {"timeout_seconds": True},
@@ -626,11 +696,12 @@ def test_a_required_setting_is_told_with_its_key() -> None:
     """A backend that cannot do without a setting says which, also if nothing at all was said."""
     with pytest.raises(ConfigError) as caught:
         plan(load_configuration({"memory": "sqlite"}))
-    assert str(caught.value) == "connections.sqlite.path: is required"
+    remedy = "'connections: {sqlite: {path: ...}}' or as DEERFLOW_BACKENDS_CONNECTIONS__SQLITE__PATH"
+    assert str(caught.value) == f"connections.sqlite.path (arguments): is required; set it under {remedy}"
     with pytest.raises(ConfigError) as caught, environment({"DEERFLOW_BACKENDS_CONNECTIONS__SQLITE__NAMESPACE": "x"}):
         plan(load_configuration({"memory": "sqlite"}))
     variable = "DEERFLOW_BACKENDS_CONNECTIONS__SQLITE__NAMESPACE"
-    assert str(caught.value) == f"connections.sqlite.path ({variable}): is required"
+    assert str(caught.value) == f"connections.sqlite.path ({variable}): is required; set it under {remedy}"
 
 
 @given(st.recursive(PASSWORDS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), st.data())

@@ -18,11 +18,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from deerflow_backends.arguments import check_seconds
 from deerflow_backends.capabilities import CAPABILITIES, OPTIONS, Options
 from deerflow_backends.errors import InvalidArgument
-from deerflow_backends.mistakes import Mistake, Place, refuse, unknown
+from deerflow_backends.mistakes import Mistake, Place, is_url, refuse, scrub, unknown
 from deerflow_backends.sources import NAME, Layer, from_arguments, from_environment, from_file
 
 DEFAULT_BACKEND: Final = "inprocess"
 DEFAULT_DRAIN_SECONDS: Final = 10.0
+#: How many characters of a wrong option are shown.
+_SHOWN: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,27 @@ class Configuration:
     drain_seconds: float
     _layers: tuple[Layer, ...] = field(repr=False, compare=False)
 
-    def mistake(self, place: Place, problem: str, *, in_plugin: bool = False) -> Mistake:
-        """Describe a mistake at *place*, such as ``("connections", "redis", "url")``."""
-        return Mistake(".".join(place), _origin(self._layers, place), problem, in_plugin)
+    @property
+    def file(self) -> str | None:
+        """The file that was read, with the section if it is another's; None if there is none."""
+        return self._layers[-1].origins.get(())
+
+    @property
+    def variables(self) -> int:
+        """How many environment variables were read."""
+        return len(set(self._layers[1].origins.values()))
+
+    def says(self, place: Place) -> bool:
+        """Whether any source says anything about *place*."""
+        return any(layer.holds(place) for layer in self._layers)
+
+    def mistake(self, place: Place, problem: str, *, because: Place = (), in_plugin: bool = False) -> Mistake:
+        """Describe a mistake at *place*, such as ``("connections", "redis", "url")``.
+
+        Args:
+            because: The place whose origin is told, if it is another one.
+        """
+        return Mistake(".".join(place), _origin(self._layers, because or place), problem, in_plugin)
 
 
 def load_configuration(arguments: Mapping[str, Any] | None = None) -> Configuration:
@@ -170,7 +190,7 @@ class _Reading:
         place = ("connections", name)
         if not NAME.fullmatch(name):
             self.note(place, f"{name!r} is no connection's name; it must match {NAME.pattern}")
-        backend = self._name((*place, "backend"), block.get("backend", name))
+        backend = self._name((*place, "backend"), block["backend"]) if "backend" in block else name
         values = {key: block[key] for key in block if key != "backend"}
         return ConnectionBlock(name, name if backend is None else backend, values)
 
@@ -182,6 +202,11 @@ class _Reading:
         return Choice(capability, backend, connection, self._options(capability, options))
 
     def _name(self, place: Place, value: Any) -> str | None:
+        if isinstance(value, str) and is_url(value):
+            what = place[-1]
+            remedy = f"put a URL under 'connections: {{redis: {{url: ...}}}}' and name the {what} here"
+            self.note(place, f"{value!r} is no {what}'s name; {remedy}")
+            return None
         if value is None or isinstance(value, str):
             return value
         self.note(place, f"must be a name, not {type(value).__name__}")
@@ -247,4 +272,6 @@ def _number(key: str, value: Any, kind: type[Any]) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:
         wanted = "a whole number" if kind is int else "a number"
-        raise InvalidArgument(key, f"must be {wanted}, not such text") from None
+        shown = scrub(value, ())  # before it is cut, which could keep a password and lose the '@' that tells it
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise InvalidArgument(key, f"must be {wanted}, not {shown!r}") from None

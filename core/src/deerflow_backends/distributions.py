@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from deerflow_backends import CONTRACT_VERSION
 from deerflow_backends.errors import PluginError
-from deerflow_backends.mistakes import unknown
+from deerflow_backends.mistakes import scrub, unknown
 from deerflow_backends.sources import NAME
 
 #: The entry-point group.
@@ -19,7 +19,7 @@ GROUP: Final = "deerflow_backends"
 CORE: Final = "deerflow-backends"
 
 #: What to install for the backends of our own distributions.
-_KNOWN: Final = {"redis": "deerflow-redis", "postgres": "deerflow-postgres", "mongo": "deerflow-mongo"}
+KNOWN: Final = {"redis": "deerflow-redis", "postgres": "deerflow-postgres", "mongo": "deerflow-mongo"}
 
 
 class Offer(NamedTuple):
@@ -124,7 +124,7 @@ def rivalry(found: Sequence[Offer]) -> str:
 
 def _missing(backend: str) -> str:
     if not NAME.fullmatch(backend):
-        return f"{backend!r} is no backend's name; such a name matches {NAME.pattern}"
-    if backend in _KNOWN:
-        return f"the backend {backend!r} is not installed; pip install {_KNOWN[backend]}"
+        return scrub(f"{backend!r} is no backend's name; such a name matches {NAME.pattern}", ())
+    if backend in KNOWN:
+        return f"the backend {backend!r} is not installed; pip install {KNOWN[backend]}"
     return unknown(f"no installed distribution offers the backend {backend!r}", backend, names(), these="installed")

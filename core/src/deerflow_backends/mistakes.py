@@ -14,8 +14,8 @@ from deerflow_backends.errors import ConfigError, PluginError
 #: A key's place, such as ``("connections", "redis", "url")``.
 Place: TypeAlias = tuple[str, ...]
 
-#: ``user:password@`` in front of a host, in whatever text.
-_USERINFO = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]+)*(?=@)")
+#: ``user:password@`` in front of a host, in whatever text; with a password, also one that should have been encoded.
+_USERINFO = re.compile(r"(://+)(?:[^\s/@:]*:\S+|[^\s/@'\"]*(?:@[^\s/@'\"]+)*)(?=@)|(:/)[^\s/@:]*:\S+(?=@)")
 _PASSWORD = re.compile(r"://[^\s/@]*?:([^\s/]*)@")
 
 
@@ -37,7 +37,7 @@ class Mistake:
 
     def __str__(self) -> str:
         place = f"{self.key} ({self.origin})" if self.key and self.origin else self.key or self.origin
-        return one_line(f"{place}: {self.problem}")
+        return scrub(one_line(f"{place}: {self.problem}"), ())
 
 
 def refuse(mistakes: Collection[Mistake]) -> None:
@@ -75,6 +75,11 @@ def secrets_in(values: Any) -> frozenset[str]:
     return frozenset(found - {""})
 
 
+def is_url(text: str) -> bool:
+    """Whether *text* looks like a URL, also like a mistyped one: where a name belongs, it may hold a password."""
+    return ":/" in text
+
+
 def _texts(values: Any) -> Iterator[str]:
     if isinstance(values, str):
         yield values
@@ -91,4 +96,4 @@ def scrub(text: str, secrets: Collection[str]) -> str:
     if secrets:
         longest_first = sorted(secrets, key=len, reverse=True)
         text = re.sub("|".join(map(re.escape, longest_first)), "***", text)
-    return _USERINFO.sub("***", text)
+    return _USERINFO.sub(lambda found: f"{found[1] or found[2]}***", text)

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Awaitable, Collection, Iterator
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import pluggy
 
 from deerflow_backends import hookspecs
 from deerflow_backends.capabilities import CAPABILITIES, Options
+from deerflow_backends.counters import ModelCounters
 from deerflow_backends.distributions import Offer, find, offers, rivalry
 from deerflow_backends.errors import BackendsError, PluginError
+from deerflow_backends.memories import MemoryStore
 from deerflow_backends.mistakes import one_line, scrub, unknown
 from deerflow_backends.settings import ConnectionSettings
+from deerflow_backends.streams import Reach, StreamBridge
+from deerflow_backends.threads import ThreadIndex
 
 #: Modules that call plugins, whose place in a traceback says nothing.
 _MACHINERY: Final = (
     *("importlib", "contextlib", "asyncio", "pluggy", "pydantic", __name__),
     *("deerflow_backends.distributions", "deerflow_backends.backends"),
 )
+_LEVELS: Final = get_args(get_type_hints(hookspecs.Finding)["level"])
+_PROTOCOLS: Final[Mapping[str, type]] = {
+    "stream_bridge": StreamBridge,
+    "memory": MemoryStore,
+    "thread_index": ThreadIndex,
+    "counters": ModelCounters,
+}
 _HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("deerflow_"))
 
 
@@ -105,8 +116,10 @@ class Plugin:
         Raises:
             PluginError: The hook failed, or returned no list of steps.
         """
-        hook = "deerflow_migrate"
-        return await self._list(hook, settings=settings, capabilities=frozenset(capabilities), apply=apply)
+        asked = {"settings": settings, "capabilities": frozenset(capabilities), "apply": apply}
+        found = await self._list("deerflow_migrate", "an awaitable list of texts", **asked)
+        self._check_items("deerflow_migrate", found, str, "an awaitable list of texts")
+        return found
 
     async def check(self, connection: Any) -> list[hookspecs.Finding]:
         """Tell what an operator should know; nothing without the hook.
@@ -114,7 +127,33 @@ class Plugin:
         Raises:
             PluginError: The hook failed, or returned no list of findings.
         """
-        return await self._list("deerflow_check", connection=connection)
+        wanted = f"an awaitable list of deerflow_backends.Finding, of level {' or '.join(_LEVELS)}"
+        found = await self._list("deerflow_check", wanted, connection=connection)
+        self._check_items("deerflow_check", found, hookspecs.Finding, wanted)
+        for finding in found:
+            if finding.level not in _LEVELS or not isinstance(finding.message, str):
+                raise PluginError(f"{self.label}: deerflow_check returned a bad Finding; it must return {wanted}")
+        return [replace(finding, message=scrub(finding.message, self._secrets)) for finding in found]
+
+    def check_capability(self, capability: str, opened: Any) -> None:
+        """Refuse what is not the capability that its hook promises.
+
+        Raises:
+            PluginError: It is None, lacks something of the protocol, or has no such reach.
+        """
+        hook = f"deerflow_{capability}"
+        if opened is None:
+            raise PluginError(f"{self.label}: entering what {hook} returned gave None")
+        with self.blamed(f"looking at what {hook} yielded"):
+            promised = [name for name in vars(_PROTOCOLS[capability]) if not name.startswith("_")]
+            lacking = [name for name in promised if name != "reach" and not callable(getattr(opened, name, None))]
+            reach = getattr(opened, "reach", None)
+        if lacking:
+            raise PluginError(f"{self.label}: what {hook} yielded lacks {', '.join(lacking)}")
+        if reach not in get_args(Reach):
+            allowed = ", ".join(get_args(Reach))
+            problem = scrub(f"what {hook} yielded has the reach {reach!r}; allowed: {allowed}", self._secrets)
+            raise PluginError(f"{self.label}: {problem}")
 
     def keeping(self, secrets: frozenset[str]) -> Plugin:
         """Return the same plugin, with none of *secrets* in what is told about its defects."""
@@ -122,7 +161,7 @@ class Plugin:
 
     @contextmanager
     def blamed(self, doing: str) -> Iterator[None]:
-        """Report any exception in the block that is none of ours as this plugin's defect.
+        """Report any exception in the block that is none of ours as this plugin's defect; ours lose what is secret.
 
         Args:
             doing: What the plugin was asked, such as ``deerflow_connect``.
@@ -132,7 +171,8 @@ class Plugin:
         """
         try:
             yield
-        except BackendsError:
+        except BackendsError as error:
+            _cleanse(error, self._secrets)
             raise
         except Exception as error:
             problem = f"{doing} raised {_summary(error)}"
@@ -153,7 +193,7 @@ class Plugin:
             return found
         raise self._wrong(hook, found, "an async context manager, without awaiting anything")
 
-    async def _list(self, hook: str, **arguments: Any) -> list[Any]:
+    async def _list(self, hook: str, wanted: str, **arguments: Any) -> list[Any]:
         if not self._implements(hook):
             return []
         found = self._call(hook, **arguments)
@@ -161,8 +201,14 @@ class Plugin:
             with self.blamed(hook):
                 found = await found
         if not isinstance(found, list):
-            raise self._wrong(hook, found, "an awaitable list")
+            raise self._wrong(hook, found, wanted)
         return found
+
+    def _check_items(self, hook: str, found: list[Any], kind: type, wanted: str) -> None:
+        for item in found:
+            if not isinstance(item, kind):
+                what = f"a list with {type(item).__name__} in it"
+                raise PluginError(f"{self.label}: {hook} returned {what}; it must return {wanted}")
 
     def _wrong(self, hook: str, found: Any, wanted: str) -> PluginError:
         if inspect.iscoroutine(found):
@@ -207,10 +253,11 @@ def _look(offer: Offer, rivals: list[Offer]) -> InstalledPlugin:
 def _load(offer: Offer) -> Plugin:
     try:
         module = offer.load()
-    except PluginError:
+    except PluginError as error:
+        _cleanse(error, ())
         raise
-    except Exception as error:
-        problem = f"importing {offer.point.value} raised {_summary(error)}"
+    except (Exception, SystemExit) as error:
+        problem = scrub(f"importing {offer.point.value} raised {_summary(error)}", ())
         raise PluginError(f"{offer.label} is installed but broken: {problem}") from None
     manager = _registered(module, offer)
     offered = tuple(name for name in CAPABILITIES if getattr(manager.hook, f"deerflow_{name}").get_hookimpls())
@@ -226,6 +273,9 @@ def _registered(module: Any, offer: Offer) -> pluggy.PluginManager:
         manager.register(module, offer.backend)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{label}: {one_line(str(error))}") from None
+    for name in _HOOKS:
+        if inspect.isroutine(getattr(module, name, None)) and manager.parse_hookimpl_opts(module, name) is None:
+            raise PluginError(f"{label}: {name} exists but is not marked with @deerflow_backends.hookimpl")
     callers = manager.get_hookcallers(module) or []
     if not callers:
         raise PluginError(f"{label}: {_named(module)} has no hook; mark its functions with @deerflow_backends.hookimpl")
@@ -250,7 +300,27 @@ def _named(module: Any) -> str:
     return getattr(module, "__name__", None) or type(module).__name__
 
 
-def _summary(error: Exception) -> str:
+def _cleanse(error: BackendsError, secrets: Collection[str]) -> None:
+    """Take *secrets* out of all texts of *error*, in place; causes that tell one are left out of its traceback."""
+    error.args = tuple(_cleansed(value, secrets) for value in error.args)
+    for name, value in vars(error).items():
+        setattr(error, name, _cleansed(value, secrets))
+    behind, seen = error.__cause__ or error.__context__, set[int]()
+    while behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        if scrub(text := str(behind), secrets) != text:
+            error.__cause__ = error.__context__ = None
+            return
+        behind = behind.__cause__ or behind.__context__
+
+
+def _cleansed(value: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, list):  # its notes
+        return [_cleansed(item, secrets) for item in value]
+    return scrub(value, secrets) if isinstance(value, str) else value
+
+
+def _summary(error: BaseException) -> str:
     """Say what was raised, where and why, in one line."""
     at = ""
     for frame, line in traceback.walk_tb(error.__traceback__):

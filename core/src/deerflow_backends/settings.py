@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from deerflow_backends.mistakes import Place, one_line, scrub, secrets_in, unknown
+from deerflow_backends.sources import PREFIX
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number of seconds, not bool")  # noqa: TRY004  # pydantic wants a ValueError
     return value
+
+
+def _no_is_off(value: Any) -> Any:
+    return "off" if value is False else value  # which is what YAML makes of a bare off
 
 
 #: A duration, more than 0 and finite; ``yes`` is none.
@@ -40,7 +45,7 @@ class ConnectionSettings(BaseModel):
     namespace: str = Field(default="deerflow", pattern=r"^[a-z][a-z0-9_]{0,47}$")
     timeout_seconds: Seconds = 5.0
     publish_timeout_seconds: Seconds = 60.0
-    migrate: Literal["auto", "check", "off"] = "auto"
+    migrate: Annotated[Literal["auto", "check", "off"], BeforeValidator(_no_is_off)] = "auto"
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """Give the fields for ``repr`` and ``str``, those that could hold a secret as ``***``."""
@@ -78,14 +83,35 @@ def connection_settings(
     except ValidationError as error:
         secrets = secrets_in(values)
         found = error.errors(include_input=False, include_url=False, include_context=False)
-        return [((*place, *map(str, one["loc"])), _problem(one, model, secrets)) for one in found]
+        return [((*place, *map(str, one["loc"])), _problem(one, model, secrets, place)) for one in found]
 
 
-def _problem(error: Any, model: type[ConnectionSettings], secrets: frozenset[str]) -> str:
+def secrets_of(settings: ConnectionSettings | None, values: Mapping[str, Any]) -> frozenset[str]:
+    """Return what of a valid connection's *values* a plugin's own words may not show.
+
+    Common fields, folders, numbers and choices from a list are no secrets, and no URL is for its host: a server or
+    file that is in trouble must be named.
+    """
+    found: set[str] = set()
+    for name, given in values.items():
+        parsed = getattr(settings, name, None)
+        field = type(settings).model_fields.get(name) if settings is not None else None
+        chosen = field is not None and get_origin(field.annotation) is Literal
+        if chosen or name in ConnectionSettings.model_fields or isinstance(parsed, bool | int | float | PurePath):
+            continue
+        found |= {text for text in secrets_in(given) if "://" not in text or "?" in text}
+    return frozenset(found)
+
+
+def _problem(error: Any, model: type[ConnectionSettings], secrets: frozenset[str], place: Place) -> str:
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         return unknown("unknown key", str(error["loc"][0]), ["backend", *model.model_fields])
     if error["type"] == "missing":
-        return "is required"
+        path = [*place, *map(str, error["loc"])]
+        block = "{".join(f"{key}: " for key in path) + "..." + "}" * (len(path) - 1)
+        return f"is required; set it under '{block}' or as {PREFIX}{'__'.join(path).upper()}"
+    if error["type"] == "string_pattern_mismatch" and error["loc"] == ("namespace",):
+        return "must be lower-case letters, digits and _, beginning with a letter, at most 48"
     message = one_line(error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "))
     if _HARMLESS.fullmatch(error["type"]):
         return message

@@ -6,6 +6,7 @@ is turned into ``{"backend": "sqlite"}`` here, inside its source: merged later, 
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,9 @@ _KUBERNETES = re.compile(
     r"(?:[A-Z0-9]+_)*(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9]+)*|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
-_QUOTED = re.compile(r"""(["']).{2,}\1""")
+_QUOTED = re.compile(r"""(["']).+\1""")
+#: What the YAML parser quotes of itself: one character, written as an escape perhaps, or its name for a token.
+_TOKEN = re.compile(r"""(?<!\S)(["'])(?:\\?.|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|<[a-z ]+>)\1(?=[\s,]|$)""")
 
 
 @dataclass(slots=True)
@@ -118,12 +121,11 @@ def from_environment(environment: Mapping[str, str]) -> Layer:
         if not name.startswith(PREFIX) or name == FILE_VARIABLE:
             continue
         place = tuple(name.removeprefix(PREFIX).lower().split("__"))
-        layer.origins.setdefault(place, variable)
         if place[0] not in TOP_LEVEL or not all(place):
             if not _KUBERNETES.fullmatch(name.removeprefix(PREFIX)):
-                problem = unknown("unknown variable", name, _known_variables())
-                layer.mistakes.append(Mistake("", variable, problem))
+                layer.mistakes.append(Mistake("", variable, _unknown_variable(name.removeprefix(PREFIX))))
             continue
+        layer.origins.setdefault(place, variable)
         value = _from_text(layer, place, text)
         if isinstance(value, str) and len(place) == 1 and place[0] in CAPABILITIES:
             place = (*place, "backend")
@@ -133,12 +135,16 @@ def from_environment(environment: Mapping[str, str]) -> Layer:
     return layer
 
 
-def _known_variables() -> list[str]:
-    places = [("config",), ("drain_seconds",), ("connections", "<name>", "<setting>")]
+def _unknown_variable(name: str) -> str:
+    """Say what is allowed after the prefix instead of *name*, and what was perhaps meant."""
+    places: list[Place] = [("config",), *((key,) for key in TOP_LEVEL)]
     for capability in CAPABILITIES:
         options = [option.name for option in fields(OPTIONS[capability])]
-        places += [(capability,), *((capability, key) for key in ("backend", "connection", *options))]
-    return [PREFIX + "__".join(place).upper() for place in places]
+        places += [(capability, key) for key in ("backend", "connection", *options)]
+    close = difflib.get_close_matches(name, ["__".join(place).upper() for place in places], n=1, cutoff=0.75)
+    meant = f"did you mean {PREFIX + close[0]!r}? " if close else ""
+    allowed = ", ".join(["CONFIG", "CONNECTIONS__<NAME>__<SETTING>", "DRAIN_SECONDS", *map(str.upper, CAPABILITIES)])
+    return f"unknown variable; {meant}allowed: {PREFIX} and then {allowed}"
 
 
 def _from_text(layer: Layer, place: Place, text: str) -> Any:
@@ -222,7 +228,7 @@ def _marked(path: str, error: yaml.YAMLError) -> str:
 def _reason(error: yaml.YAMLError) -> str:
     """Return the parser's reason; what it quotes of the file could be part of a secret."""
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
-    return _QUOTED.sub("'***'", reason)
+    return reason if not _QUOTED.search(_TOKEN.sub("", reason)) else _QUOTED.sub("'***'", reason)
 
 
 class _Loader(yaml.SafeLoader):
@@ -252,6 +258,7 @@ class _Loader(yaml.SafeLoader):
         if len(found) > 1:
             self._refuse_twice(found[1][0], section)
         if not found:
+            self._layer.origins[()] = f"{self._file}, no section {section}"
             return None
         self._layer.origins[()] = f"{self._file}, section {section}"
         node: yaml.Node = found[0][1]

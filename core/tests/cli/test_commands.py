@@ -267,6 +267,39 @@ def test_check_shows_findings(run: Run, plugin: Plugin, level: str, code: int) -
     assert ended.returncode == code
 
 
+def test_check_says_where_the_configuration_came_from(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that was read, or that there is none, and how many variables: a typo in a path does not stay unseen."""
+    assert "configuration: no configuration file; 0 environment variables\n" in invoke("check")[1]
+    (tmp_path / "deerflow-backends.yaml").write_text("memory: inprocess\n", encoding="utf-8")
+    monkeypatch.setenv("DEERFLOW_BACKENDS_COUNTERS", "inprocess")
+    assert "configuration: deerflow-backends.yaml; 1 environment variable\n" in invoke("check")[1]
+    shown = json.loads(invoke("check", "--json")[1])
+    assert shown["configuration"] == {"file": "deerflow-backends.yaml", "variables": 1}
+
+
+def test_a_backend_is_used_for_what_it_offers(run: Run, plugin: Plugin) -> None:
+    """One with a single capability can be checked alone; the rest stays in process, and that is said."""
+    source = """
+    from deerflow_backends import hookimpl, inprocess
+
+    @hookimpl
+    def deerflow_connect(name):
+        return inprocess.connect(name)
+
+    @hookimpl
+    def deerflow_memory(connection):
+        return inprocess.open_memory(connection)
+    """
+    ended = run("check", "--backend", "acme", "--json", PYTHONPATH=plugin("acme", source))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == "acme does not offer stream_bridge, thread_index, counters: kept in this process\n"
+    backends = {one["capability"]: one["backend"] for one in json.loads(ended.stdout)["capabilities"]}
+    assert backends.pop("memory") == "acme"
+    assert set(backends.values()) == {"inprocess"}
+
+
 def test_migrate_shows_steps_and_takes_them_only_if_asked(run: Run, plugin: Plugin, tmp_path: Path) -> None:
     """A dry run names the due steps and changes nothing; without it they are done, once."""
     steps = f"""

@@ -14,7 +14,7 @@ import typer
 
 from deerflow_backends.cli import missing_extra
 from deerflow_backends.cli.demo import require_libraries
-from deerflow_backends.cli.output import print_errors
+from deerflow_backends.cli.output import print_errors, remark
 from deerflow_backends.errors import BackendsError, ConfigError, InvalidArgument, PluginError
 
 if TYPE_CHECKING:
@@ -64,17 +64,37 @@ def parse_settings(backend: str | None, pairs: Sequence[str] | None) -> dict[str
 
 
 def configured(backend: str | None, pairs: Sequence[str] | None) -> Configuration:
-    """Load the configuration, with *backend* and its settings before everything else if they are given."""
+    """Load the configuration, with *backend* and its settings before everything else if they are given.
+
+    What *backend* does not offer stays in process, and a remark says so.
+    """
     from deerflow_backends.capabilities import CAPABILITIES
-    from deerflow_backends.configuration import load_configuration
+    from deerflow_backends.configuration import DEFAULT_BACKEND, load_configuration
 
     settings = parse_settings(backend, pairs)
     if backend is None:
         return load_configuration()
-    arguments: dict[str, Any] = {capability: {"backend": backend, "connection": backend} for capability in CAPABILITIES}
+    offered = _offered(backend)
+    chosen = {capability: backend if capability in offered else DEFAULT_BACKEND for capability in CAPABILITIES}
+    arguments: dict[str, Any] = {
+        capability: {"backend": name, "connection": name} for capability, name in chosen.items()
+    }
+    if rest := [capability for capability in CAPABILITIES if capability not in offered]:
+        remark(f"{backend} does not offer {', '.join(rest)}: kept in this process")
     if settings:
         arguments["connections"] = {backend: {"backend": backend, **settings}}
     return load_configuration(arguments)
+
+
+def _offered(backend: str) -> Sequence[str]:
+    """Return what *backend* is to be used for: what it offers, or all if it cannot be used, which opening will tell."""
+    from deerflow_backends import plugins
+    from deerflow_backends.capabilities import CAPABILITIES
+
+    try:
+        return plugins.load(backend).capabilities or CAPABILITIES
+    except PluginError:
+        return CAPABILITIES
 
 
 def _print_version(asked: bool) -> None:

@@ -151,7 +151,7 @@ async def probe(backends: Backends, capability: str) -> Probe:
     try:
         await _PROBES[capability](live, f"deerflow-backends-check-{uuid.uuid4().hex}", watch)
     except (BackendsError, Broken) as error:
-        problem = one_line(str(error))
+        problem = scrub(one_line(str(error)), ())
     except Exception as error:
         problem = scrub(one_line(f"a defect of the plugin: {type(error).__name__}: {error}"), ())
     write, read, *_ = [*watch.seconds, None, None]
@@ -171,8 +171,14 @@ async def check(configuration: Configuration, *, as_json: bool) -> bool:
     fine = all(one.problem is None for one in probes) and "error" not in levels
     if as_json:
         found_as_json = {name: [asdict(finding) for finding in found] for name, found in findings.items()}
-        print_json({"ok": fine, "capabilities": [asdict(one) for one in probes], "findings": found_as_json})
+        source = {"file": configuration.file, "variables": configuration.variables}
+        capabilities = [asdict(one) for one in probes]
+        print_json({"ok": fine, "configuration": source, "capabilities": capabilities, "findings": found_as_json})
     else:
+        file = configuration.file or "no configuration file"
+        count = configuration.variables
+        variables = f"{count} environment variable{'' if count == 1 else 's'}"
+        console().print(cell(f"configuration: {file}; {variables}", "dim"), soft_wrap=True)
         _print(probes, findings)
     return fine
 

@@ -14,8 +14,8 @@ async def migrate(configuration: Configuration, *, dry_run: bool, as_json: bool)
         BackendsError: As `deerflow_backends.open_backends` does. The steps printed were taken, no others.
     """
     out = console()
-    for connection in plan(configuration).connections:
-        steps = await connection.migrate(apply=not dry_run)
+    for connection, due in await plan(configuration).due():
+        steps = due if dry_run or not due else await connection.migrate(apply=True)
         if as_json:
             backend = connection.plugin.name
             print_json({"connection": connection.name, "backend": backend, "applied": not dry_run, "steps": steps})

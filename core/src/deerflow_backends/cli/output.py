@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deerflow_backends.codec import decode, encode
+from deerflow_backends.mistakes import scrub
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -52,7 +53,7 @@ def remark(text: str, *, style: str = "") -> None:
 def print_errors(lines: Iterable[str]) -> None:
     """Print one line to stderr for each mistake."""
     for line in lines:
-        remark(f"error: {printable(line)}")
+        remark(f"error: {scrub(printable(line), ())}")
 
 
 def quoted(value: Any) -> str:
