@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from hypothesis.strategies import SearchStrategy
 from deerflow_backends.capabilities import OPTIONS
 from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
-from deerflow_conformance.checks import NotApplicable, Unkept
+from deerflow_conformance.checks import Check, NotApplicable, Unkept
 from deerflow_conformance.isolation import Blocked, run_isolated
 from deerflow_conformance.promises import Capability
 from deerflow_conformance.replicas import Process
@@ -74,6 +74,8 @@ class Bench:
         self.short_ttl = 30.0 if self.virtual else 1.0
         self.program: str | None = None
         self._label = ""
+        #: What `run` was given, while a check is asked for its bodies and not run.
+        self._gathered: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
         self._counted = 0
         self._counting = False
 
@@ -122,11 +124,47 @@ class Bench:
 
     def run(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run *body* once, in a fresh event loop, with a deadline; nothing may be left over."""
+        if self._gathered is not None:
+            self._gathered.append(body)
+            return
         self.program = None
         try:
             self._isolated(body)
         except Blocked as error:
             raise Unkept("an end", str(error)) from error
+
+    def passing_together(self, checks: Iterable[Check]) -> frozenset[str]:
+        """Run the bodies of *checks* at the same time; return the names of those that passed.
+
+        Whoever is not among them is to be run alone, to be judged: it may have failed, or not apply, or something was
+        left over, and then nobody can tell whose it is.
+        """
+        bodies = {check.name: gathered for check in checks if (gathered := self._bodies_of(check))}
+        passed: list[str] = []
+
+        async def run(name: str) -> None:
+            await asyncio.gather(*(body() for body in bodies[name]))
+            passed.append(name)
+
+        async def all_together() -> None:
+            await asyncio.gather(*map(run, bodies), return_exceptions=True)
+
+        try:
+            self._isolated(all_together)
+        except (Exception, Blocked):
+            return frozenset()
+        return frozenset(passed)
+
+    def _bodies_of(self, check: Check) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        gathered: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._gathered = gathered
+        try:
+            check.function(self)
+        except NotApplicable:
+            gathered.clear()
+        finally:
+            self._gathered = None
+        return gathered
 
     def explore(self, strategy: SearchStrategy[Any], body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         """Run *body* with many programs drawn from *strategy*, each as `run` does; a failing one is shortened."""

@@ -55,16 +55,22 @@ class Check:
         name: The function's.
         sentence: The first line of its docstring.
         function: What runs it.
+        waits: Whether it mostly waits for time to pass, so that it may run beside others that do.
     """
 
     number: str
     name: str
     sentence: str
     function: CheckFunction
+    waits: bool = False
 
 
-def check(number: str) -> Callable[[CheckFunction], CheckFunction]:
+def check(number: str, *, waits: bool = False) -> Callable[[CheckFunction], CheckFunction]:
     """Register a test of the promise *number*; its docstring's first line says what is tested.
+
+    Args:
+        number: Such as ``S3``.
+        waits: Whether it mostly waits for time to pass. In real time all such checks of a capability run at once.
 
     Raises:
         ValueError: There is no such promise, the function has no docstring, or its name is taken.
@@ -78,7 +84,7 @@ def check(number: str) -> Callable[[CheckFunction], CheckFunction]:
         checks = _registry.setdefault(number, [])
         if any(one.name == function.__name__ for one in checks):
             raise ValueError(f"{number} already has a check named {function.__name__}")
-        checks.append(Check(number, function.__name__, function.__doc__.strip().splitlines()[0], function))
+        checks.append(Check(number, function.__name__, function.__doc__.strip().splitlines()[0], function, waits))
         return function
 
     return register

@@ -207,7 +207,7 @@ def outages_lose_and_double_nothing(bench: Bench) -> None:
     bench.explore(outage_programs(), body)
 
 
-@check("C5")
+@check("C5", waits=True)
 def an_outage_is_counted_where_it_happened(bench: Bench) -> None:
     """What an outage held back is counted at its own time afterwards, in the window of then and not of now."""
 

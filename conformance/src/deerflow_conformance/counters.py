@@ -135,7 +135,7 @@ def tokens_are_remembered_as_long_as_said(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("C2")
+@check("C2", waits=True)
 def a_forgotten_token_counts_again(bench: Bench) -> None:
     """After token_seconds a token is as good as new: what is remembered is bounded in time."""
 
@@ -235,7 +235,7 @@ def _expect_window(recorded: list[tuple[float, float]], got: int, starts: tuple[
     expect(got < 1 << len(recorded), "nothing counted twice", f"{got:b}")
 
 
-@check("C4")
+@check("C4", waits=True)
 def time_moves_windows_on(bench: Bench) -> None:
     """What was recorded leaves the short window, then the longest one, while totals keep it, on every instance."""
 

@@ -412,7 +412,7 @@ async def _time_of_a_thread(index: Any, number: int) -> datetime:
 _Ending: TypeAlias = tuple[dict[str, Any], Callable[[Any], Awaitable[None]], Callable[[Any], Awaitable[bool]]]
 
 
-@check("G10")
+@check("G10", waits=True)
 def what_ends_by_time_ends_by_the_servers_clock(bench: Bench) -> None:
     """A stream expires, a bucket leaves its window, when the server's time has passed, whoever asks and wherever."""
     ending: dict[str, _Ending] = {
@@ -461,7 +461,7 @@ async def _window_is_past(counters: Any) -> bool:
 # ---------------------------------------------------------------------------------------------------- G11 leftovers
 
 
-@check("G11")
+@check("G11", waits=True)
 def what_expires_is_hidden_at_once(bench: Bench) -> None:
     """Once its time is over nothing of it can be read, by any call, before any sweeper has run."""
     hidden = {"stream_bridge": _streams_are_hidden, "counters": _buckets_are_hidden}.get(bench.capability)
@@ -498,7 +498,7 @@ async def _buckets_are_hidden(bench: Bench) -> None:
         expect(totals == {"old": Counts(calls=1), "new": Counts(calls=1)}, "both in the totals", totals)
 
 
-@check("G11")
+@check("G11", waits=True)
 def what_expired_is_freed(bench: Bench) -> None:
     """Storage of what has expired or was removed is freed while any opening is there."""
     rubbish: dict[str, Callable[[Any], Awaitable[None]]] = {

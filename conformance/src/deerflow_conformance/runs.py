@@ -13,7 +13,7 @@ from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
 from deerflow_conformance.conformances import Conformance, Switch
 from deerflow_conformance.harness import HARNESS_CHECKS
 from deerflow_conformance.isolation import Hang, Leftover
-from deerflow_conformance.promises import HARNESS, PROMISES
+from deerflow_conformance.promises import HARNESS, PROMISES, TESTED_LEVELS, promises_of
 from deerflow_conformance.results import BrokenUse, Failure, Kind, Result, State
 
 _BLOCKING: Final = (State.FAILED, State.COULD_NOT_RUN)
@@ -46,6 +46,7 @@ class Run:
         self.results: dict[str, Result] = {}
         self._bench = Bench(conformance, seed=seed, budget=budget, shorten=shorten)
         self._started = False
+        self._together: frozenset[str] | None = None
 
     def start(self) -> None:
         """Start the server, if the author said how.
@@ -94,7 +95,8 @@ class Run:
         for check in checks:
             self._bench.label(check.name)
             try:
-                check.function(self._bench)
+                if not self._passed_together(check):
+                    check.function(self._bench)
             except NotApplicable as reason:
                 exempt.append(str(reason))
             except Exception as error:
@@ -111,6 +113,16 @@ class Run:
             return self._result(number, State.FAILED, "", Failure(Kind.FIXED, "", "", message))
         state = State.PASSED if passed else State.NOT_APPLICABLE
         return self._result(number, state, "; ".join(dict.fromkeys(exempt)))
+
+    def _passed_together(self, check: Check) -> bool:
+        """Whether *check* mostly waits, and passed when it waited together with all others of the capability."""
+        if not check.waits or self._bench.virtual:
+            return False
+        if self._together is None:
+            promises = promises_of(self.conformance.capability, TESTED_LEVELS[-1])
+            waiting = [one for promise in promises for one in _loaded(promise.number) if one.waits]
+            self._together = self._bench.passing_together(waiting)
+        return check.name in self._together
 
     def _result(self, number: str, state: State, reason: str, failure: Failure | None = None) -> Result:
         return Result(number, self.conformance.capability, state, reason, failure)

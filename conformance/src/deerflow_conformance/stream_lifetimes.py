@@ -103,7 +103,7 @@ def heartbeats_come_while_waiting(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S9")
+@check("S9", waits=True)
 def each_subscriber_has_its_own_interval(bench: Bench) -> None:
     """Of two subscribers of one run, the one with the shorter interval hears more heartbeats, and both hear some."""
 
@@ -208,17 +208,20 @@ def the_last_max_events_replay(bench: Bench) -> None:
 
     async def body() -> None:
         async with two_instances(bench, max_events=4) as (a, b):
-            for count in (3, 4, 5, 9):
-                await publish_numbers(a, f"singly {count}", range(count))
-                for start in range(0, count, 4):
-                    batch = [("n", number) for number in range(count)[start : start + 4]]
-                    await a.publish_many(f"together {count}", batch)
-                for run in (f"singly {count}", f"together {count}"):
-                    status = await _status(b, run)
-                    expect(status.length == min(count, 4), f"{min(count, 4)} events retained", status)
-                    await replays(bench, b, run, None, list(range(count))[-4:])
+            await asyncio.gather(*(_last_four_replay(bench, a, b, count) for count in (3, 4, 5, 9)))
 
     bench.run(body)
+
+
+async def _last_four_replay(bench: Bench, a: StreamBridge, b: StreamBridge, count: int) -> None:
+    await publish_numbers(a, f"singly {count}", range(count))
+    for start in range(0, count, 4):
+        batch = [("n", number) for number in range(count)[start : start + 4]]
+        await a.publish_many(f"together {count}", batch)
+    for run in (f"singly {count}", f"together {count}"):
+        status = await _status(b, run)
+        expect(status.length == min(count, 4), f"{min(count, 4)} events retained", status)
+        await replays(bench, b, run, None, list(range(count))[-4:])
 
 
 @check("S10")
@@ -237,7 +240,7 @@ def bytes_count_as_encoded(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S10")
+@check("S10", waits=True)
 def a_stream_expires_whole(bench: Bench) -> None:
     """ttl_seconds after its last write a stream is gone, whole; until then each event stays, however old."""
 
@@ -302,9 +305,11 @@ def subscribing_to_an_unknown_run(bench: Bench) -> None:
         async with bench.open(space) as a, bench.replica(space) as b:
             await a.publish("another run", "n", 1)
             owned = await bench.owned(space)
-            for i, cursor in enumerate((None, "0-0", "malformed", *MALFORMED[:3])):
-                async with reading(bench, (a, b)[i % 2], RUN, cursor) as reader:
-                    await reader.waits()
+            async with AsyncExitStack() as stack:
+                cursors = (None, "0-0", "malformed", *MALFORMED[:3])
+                subscribed = [reading(bench, (a, b)[i % 2], RUN, cursor) for i, cursor in enumerate(cursors)]
+                readers = [await stack.enter_async_context(one) for one in subscribed]
+                await asyncio.gather(*(reader.waits() for reader in readers))
             for i, cursor in enumerate(("1-1", "0-1", "1-0", "1767225600000-1", f"{10**19 - 1}-{10**19 - 1}")):
                 async with reading(bench, (a, b)[i % 2], RUN, cursor) as reader:
                     await reader.is_gap(StreamGap(cursor, None, None))
@@ -518,7 +523,7 @@ def ending_what_a_cleanup_left(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S13")
+@check("S13", waits=True)
 def the_earliest_scheduled_cleanup_wins(bench: Bench) -> None:
     """A later schedule, an earlier one, publishing and END do not postpone it; until then all is there."""
 
@@ -563,7 +568,7 @@ async def _has_no_status(bridge: StreamBridge, run_id: str) -> bool:
     return await bridge.status(run_id) is None
 
 
-@check("S13")
+@check("S13", waits=True)
 def cleaning_again_with_0_does_it_at_once(bench: Bench) -> None:
     """A scheduled cleanup does not keep an immediate one from happening at once, nor harms the stream after it."""
 
@@ -584,7 +589,7 @@ def cleaning_again_with_0_does_it_at_once(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S13")
+@check("S13", waits=True)
 def a_scheduled_cleanup_needs_nobody(bench: Bench) -> None:
     """The backend does it when due, though who asked is closed, and though nothing was open at that moment."""
 
@@ -610,7 +615,7 @@ def a_scheduled_cleanup_needs_nobody(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S13")
+@check("S13", waits=True)
 def the_trace_lasts_for_the_ttl(bench: Bench) -> None:
     """A trace refuses publishers, and answers subscribers, for ttl_seconds after the cleanup; then it is gone."""
 
@@ -676,7 +681,7 @@ def cleaning_an_unknown_run_does_nothing(bench: Bench) -> None:
 # ------------------------------------------------------------------------------------------------ S14 disappearance
 
 
-@check("S14")
+@check("S14", waits=True)
 def waiting_subscribers_learn_of_a_cleanup(bench: Bench) -> None:
     """A subscriber that waits after something was delivered learns in time that its stream was cleaned up."""
 
@@ -711,7 +716,7 @@ async def _all_told(bench: Bench, readers: list[Reader], gap: StreamGap, after_s
     await asyncio.gather(*told)
 
 
-@check("S14")
+@check("S14", waits=True)
 def waiting_subscribers_learn_of_expiry(bench: Bench) -> None:
     """A subscriber that waits after something was delivered learns in time that its stream expired without trace."""
 
@@ -726,7 +731,7 @@ def waiting_subscribers_learn_of_expiry(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("S14")
+@check("S14", waits=True)
 def every_waiting_subscriber_learns_of_the_end(bench: Bench) -> None:
     """Every waiting subscriber, one that got nothing too, learns in time that the run ended, and gets END."""
 
