@@ -13,12 +13,12 @@ from deerflow_backends.buffering import BufferedCounters, buffered
 from deerflow_backends.capabilities import CAPABILITIES
 from deerflow_backends.configuration import Choice, Configuration, load_configuration
 from deerflow_backends.counters import CounterOptions
-from deerflow_backends.errors import BackendUnavailable, PluginError
+from deerflow_backends.errors import BackendsError, BackendUnavailable, ConfigError, PluginError
 from deerflow_backends.hookspecs import Finding
 from deerflow_backends.memories import MemoryStore
-from deerflow_backends.mistakes import Mistake, refuse, secrets_in
+from deerflow_backends.mistakes import Mistake, Place, refuse, secrets_in
 from deerflow_backends.plugins import Plugin
-from deerflow_backends.settings import ConnectionSettings, connection_settings
+from deerflow_backends.settings import ConnectionSettings, connection_settings, secrets_of
 from deerflow_backends.streams import StreamBridge
 from deerflow_backends.threads import ThreadIndex
 
@@ -38,6 +38,11 @@ class PlannedConnection:
     plugin: Plugin
     settings: ConnectionSettings | None
     choices: tuple[Choice, ...]
+
+    @property
+    def mode(self) -> str:
+        """What its ``migrate`` says."""
+        return self.settings.migrate if self.settings else "auto"
 
     async def migrate(self, *, apply: bool) -> list[str]:
         """Take the schema steps that its capabilities need, or name the due ones."""
@@ -62,21 +67,57 @@ class Plan:
     connections: tuple[PlannedConnection, ...]
 
     async def migrate(self) -> None:
-        """Do for each connection what its ``migrate`` says.
+        """Do for each connection what its ``migrate`` says, after looking at all of them.
 
         Raises:
-            ConfigError: ``check``, and steps are due, on whichever connections.
+            ConfigError: A connection is wrong, or ``check`` and steps are due, on whichever connections.
+            BackendsError: As a plugin raises it. While looking, no step was taken.
         """
-        due = []
-        for connection in self.connections:
-            mode = connection.settings.migrate if connection.settings else "auto"
-            steps = await connection.migrate(apply=mode == "auto") if mode != "off" else []
-            if steps and mode == "check":
+        due, mistakes = await self._look([connection for connection in self.connections if connection.mode != "off"])
+        for connection, steps in due:
+            if steps and connection.mode == "check":
                 problem = (
                     f"'check' opens nothing while steps are due ({', '.join(steps)}); run 'deerflow-backends migrate'"
                 )
-                due.append(self.configuration.mistake(("connections", connection.name, "migrate"), problem))
-        refuse(due)
+                mistakes.append(self.configuration.mistake(("connections", connection.name, "migrate"), problem))
+        refuse(mistakes)
+        for connection, steps in due:
+            if steps:
+                await connection.migrate(apply=True)
+
+    async def due(self) -> list[tuple[PlannedConnection, list[str]]]:
+        """Name the due steps of every connection, whatever its ``migrate`` says, and take none.
+
+        Raises:
+            ConfigError: At least one connection is wrong; one line for each.
+            BackendsError: As a plugin raises it.
+        """
+        due, mistakes = await self._look(self.connections)
+        refuse(mistakes)
+        return due
+
+    async def _look(
+        self, connections: Sequence[PlannedConnection]
+    ) -> tuple[list[tuple[PlannedConnection, list[str]]], list[Mistake]]:
+        """Ask each connection what is due; one that is wrong, or does not answer, keeps no other from being asked."""
+        due, mistakes = [], []
+        failure: BackendsError | None = None
+        for connection in connections:
+            try:
+                due.append((connection, await connection.migrate(apply=False)))
+            except ConfigError as error:
+                mistakes.append(self._mistake(connection, str(error)))
+            except BackendsError as error:
+                failure = failure or error
+        if failure is not None:
+            refuse(mistakes)
+            raise failure
+        return due, mistakes
+
+    def _mistake(self, connection: PlannedConnection, problem: str) -> Mistake:
+        place = ("connections", connection.name)
+        chosen = () if connection.name in self.configuration.connections else (connection.choices[0].capability,)
+        return self.configuration.mistake(place, problem, because=chosen)
 
 
 def plan(configuration: Configuration) -> Plan:
@@ -109,20 +150,29 @@ class _Planning:
         installed = distributions.names()
         for block in blocks.values():
             if block.backend not in self._loaded and block.backend not in installed:
-                self._load(block.backend, ("connections", block.name, "backend"))
+                self._load(block.backend, ("connections", block.name, "backend"), of=block.name)
         planned = [self._connection(name, chosen.get(name, ())) for name in dict.fromkeys([*chosen, *blocks])]
         return tuple(connection for connection in planned if connection is not None and connection.choices)
 
     def _offered(self, choice: Choice) -> None:
         place = (choice.capability, "backend")
-        plugin = self._load(choice.backend, place)
+        named = self.configuration.says(place)
+        plugin = self._load(choice.backend, place, of=None if named else choice.connection)
         if plugin is not None and choice.capability not in plugin.capabilities:
             others = ", ".join(plugins.offering(choice.capability)) or "nothing installed"
             problem = f"the backend {choice.backend!r} does not offer {choice.capability}; offered by: {others}"
             self._note(place, problem)
 
-    def _load(self, backend: str, place: tuple[str, ...]) -> Plugin | None:
-        """Load a plugin; one that fails is one mistake, wherever else it is named."""
+    def _load(self, backend: str, place: Place, *, of: str | None) -> Plugin | None:
+        """Load a plugin; one that fails is one mistake, wherever else it is named.
+
+        Args:
+            of: The connection whose backend it is, if that is why.
+        """
+        if backend not in self._loaded and of is not None and self._is_nameless(of):
+            self._loaded[backend] = None
+            problem = f"names no backend, so it would be that of {backend!r}, which is not installed"
+            self._note(("connections", of), f"{problem}; add 'backend: ...'")
         if backend not in self._loaded:
             self._loaded[backend] = None
             try:
@@ -131,8 +181,14 @@ class _Planning:
                 self._note(place, str(error), in_plugin=True)
         return self._loaded[backend]
 
-    def _note(self, place: tuple[str, ...], problem: str, *, in_plugin: bool = False) -> None:
-        self.mistakes.append(self.configuration.mistake(place, problem, in_plugin=in_plugin))
+    def _is_nameless(self, connection: str) -> bool:
+        """Whether it is configured without a backend, and its own name is none that one could install."""
+        configured = self.configuration.says(("connections", connection))
+        named = self.configuration.says(("connections", connection, "backend"))
+        return configured and not named and connection not in {*distributions.names(), *distributions.KNOWN}
+
+    def _note(self, place: Place, problem: str, *, because: Place = (), in_plugin: bool = False) -> None:
+        self.mistakes.append(self.configuration.mistake(place, problem, because=because, in_plugin=in_plugin))
 
     def _connection(self, name: str, choices: Sequence[Choice]) -> PlannedConnection | None:
         block = self.configuration.connections.get(name)
@@ -151,11 +207,11 @@ class _Planning:
             return None
         if isinstance(found, list):
             for wrong, problem in found:
-                self._note(wrong, problem)
+                self._note(wrong, problem, because=() if block else (choices[0].capability,))
             return None
         if model is None and values:
             self._note(place, f"the backend {plugin.name!r} takes no settings; remove {', '.join(sorted(values))}")
-        return PlannedConnection(name, plugin, found, tuple(choices))
+        return PlannedConnection(name, plugin.keeping(secrets_of(found, values)), found, tuple(choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +307,7 @@ async def _open(planned: Plan, stack: _Stack) -> Backends:
         connection, live = connections[choice.connection]
         context = connection.plugin.open(capability, live, choice.options)
         opened[capability] = await stack.enter(capability, connection, context)
-        if opened[capability] is None:
-            raise PluginError(f"{connection.plugin.label}: entering what deerflow_{capability} returned gave None")
+        connection.plugin.check_capability(capability, opened[capability])
     options = cast(CounterOptions, choices["counters"].options)
     counters = buffered(opened["counters"], token_seconds=options.token_seconds)
     opened["counters"] = await stack.enter("counters", connections[choices["counters"].connection][0], counters)
