@@ -141,11 +141,13 @@ def test_a_backend_that_loses_events_is_caught(run: Run, plugin: Plugin, mark: s
     assert asyncio.run(left(data)) == ([], 0, {})
 
 
-@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_no_process_outlives_the_program(
     program: str, mark: str, tmp_path: Path, ending: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C or SIGTERM ends it at once and leaves neither process nor file; even after SIGKILL its processes end themselves."""
+    """Ctrl-C or SIGTERM ends it at once, leaving no process and no file; after SIGKILL its processes end too."""
     temporary = tmp_path / "temporary"
     with subprocess.Popen([program, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
