@@ -36,8 +36,11 @@ def test_snippets_equal_the_examples() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
-    """Every example runs to its end without a warning, tests by pytest and all others as a program."""
-    pytest_options = ["-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    """Every example runs to its end without a warning, tests by pytest and all others as a program.
+
+    Those of the kit run at its lowest level: what they stand for is run at all levels by its own session.
+    """
+    pytest_options = ["-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "--conformance-level=L0"]
     options = pytest_options if example.name.startswith("test_") else []
     result = run("-W", "error", *options, example, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
