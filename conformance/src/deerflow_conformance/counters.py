@@ -8,7 +8,6 @@ from typing import Any
 
 from deerflow_backends.counters import Counts, ModelCounters, Recorded
 from deerflow_backends.errors import InvalidArgument
-from deerflow_conformance import counter_buffers  # noqa: F401  # its checks register
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, expect, unkept
 from deerflow_conformance.counter_programs import MODELS, WindowProgram, counter_programs, window_programs
@@ -60,6 +59,19 @@ def thumbs_are_signed_and_shown_from_zero(bench: Bench) -> None:
                 await counters.record("gpt", positive=positive, negative=negative)
                 wanted = Counts(0, 0, 0, shown_positive, shown_negative)
                 await expect_counts(counters, {"gpt": wanted})
+
+    bench.run(body)
+
+
+@check("C1")
+def thumbs_are_summed_before_they_are_shown(bench: Bench) -> None:
+    """A thumb taken back in a later bucket takes one off the window's sum: buckets are not shown from 0 each."""
+
+    async def body() -> None:
+        async with bench.open() as counters:
+            await counters.record_many([Recorded("gpt", positive=3, age_seconds=600), Recorded("gpt", positive=-2)])
+            await counters.record_many([Recorded("GPT", negative=-2, age_seconds=600), Recorded("GPT", negative=1)])
+            await expect_counts(counters, {"gpt": Counts(positive=1), "GPT": Counts()})
 
     bench.run(body)
 
@@ -389,5 +401,21 @@ def ten_thousand_models_in_one_call(bench: Bench) -> None:
             ):
                 wrong = {name: got.get(name) for name in wanted if got.get(name) != wanted[name]}
                 expect(not wrong and len(got) == len(wanted), f"{what} of 10,000 models", (len(got), str(wrong)[:200]))
+
+    bench.run(body)
+
+
+@check("C6")
+def a_reset_forgets_no_token(bench: Bench) -> None:
+    """A recording that comes again after its model was reset is still not counted again."""
+
+    async def body() -> None:
+        async with bench.open() as counters:
+            await counters.record("gpt", calls=1, token=FIRST)
+            await counters.reset("gpt")
+            await counters.record("gpt", calls=1, token=FIRST)
+            await expect_counts(counters, {}, ["gpt"])
+            await counters.record("gpt", calls=1, token=SECOND)
+            await expect_counts(counters, {"gpt": Counts(1)})
 
     bench.run(body)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from deerflow_backends import codec
-from deerflow_backends.errors import BackendsError
+from deerflow_backends.errors import BackendsError, InvalidArgument
 from deerflow_backends.memories import Record
 from deerflow_backends.paging import Page
 from deerflow_conformance import programs
@@ -18,6 +18,8 @@ from deerflow_conformance.checks import expect, unkept
 
 T = TypeVar("T")
 
+#: How long what was told to end may take, in real seconds.
+SETTLE_SECONDS: Final = 2.0
 #: More pages than any listing of a check has, one thread examined a page.
 _MOST_PAGES: Final = 10_000
 
@@ -58,12 +60,24 @@ async def refused(call: Awaitable[Any], error: type[BackendsError], what: str) -
     return unkept(f"{error.__name__} from {what}", f"no error, and {got!r}")
 
 
-async def answered(call: Awaitable[T], what: str) -> T:
+async def refused_call(call: Callable[[], Awaitable[Any]], what: str) -> InvalidArgument:
+    """Expect InvalidArgument, which must be a ValueError too, and return it."""
+    try:
+        got = await call()
+    except InvalidArgument as error:
+        refusal = error
+    else:
+        unkept(f"InvalidArgument for {what}", got)
+    expect(isinstance(refusal, ValueError), "InvalidArgument to be a ValueError", repr(refusal))
+    return refusal
+
+
+async def accepted(call: Awaitable[T], what: str) -> T:
     """Return what *call* gives; fail the check if it is refused."""
     try:
         return await call
     except BackendsError as raised:
-        return unkept(f"an answer from {what}", repr(raised))
+        return unkept(f"{what} accepted", repr(raised))
 
 
 async def work(bench: Bench, call: Callable[[], Awaitable[Any]]) -> int:
@@ -91,6 +105,32 @@ async def every_page(read: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncI
 async def exported(store: Any) -> list[Record]:
     """Return an export as it would come back from a file of JSON."""
     return [codec.decode(codec.encode(record)) async for record in store.export()]
+
+
+async def until(bench: Bench, condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+    """Wait until *condition* holds: what is due at the server happens then, not at our moment."""
+
+    async def holding() -> None:
+        while not await condition():
+            await bench.sleep(0.02)
+
+    await bench.soon(holding(), seconds)
+
+
+async def settled(before: set[asyncio.Task[Any]], what: str) -> None:
+    """Expect no task besides those of *before*, allowing those that are about to end a moment."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before
+    if left:
+        _, left = await asyncio.wait(left, timeout=SETTLE_SECONDS)
+    expect(not left, f"no task left {what}", [task.get_coro() for task in left])
+
+
+async def outcome_of(task: asyncio.Task[Any]) -> Any:
+    """Return what *task* gives, and do not cancel it if this is cancelled."""
+    await asyncio.wait([task])
+    return task.result()
 
 
 async def repeated_while(writing: Awaitable[Any], *reads: Callable[[], Awaitable[None]]) -> None:

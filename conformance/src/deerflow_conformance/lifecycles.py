@@ -1,220 +1,29 @@
-"""Checks of what holds for all four capabilities: cancelling, closing, time, leftovers, ping (G8 to G13)."""
+"""Checks of closing, time and ping, for all four capabilities: G9, G10 and G13."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias
-
-from hypothesis import strategies as st
+from typing import Any, TypeAlias
 
 from deerflow_backends.clocks import to_datetime
-from deerflow_backends.counters import Counts, Recorded
-from deerflow_backends.errors import BackendsError, Closed, StreamEnded
-from deerflow_backends.memories import DeleteFact, PutFact
-from deerflow_backends.streams import END_SENTINEL, StreamEvent
+from deerflow_backends.counters import Counts
+from deerflow_backends.errors import Closed, StreamEnded
+from deerflow_backends.memories import PutFact
 from deerflow_backends.threads import NewThread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.expectations import SETTLE_SECONDS, outcome_of, settled, until
 from deerflow_conformance.faces import RUN, USER, face_of
 from deerflow_conformance.isolation import open_handles
 from deerflow_conformance.protocols import coroutines_of, iterators_of
-from deerflow_conformance.spaces import Space
-from deerflow_conformance.subscribers import data_of, publish_numbers, reading
-
-#: How long what was told to end may take, in real seconds.
-_SETTLE_SECONDS: Final = 2.0
-
-
-def _tasks() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks()
-
-
-async def _settled(before: set[asyncio.Task[Any]], what: str) -> None:
-    """Expect no task besides those of *before*, allowing those that are about to end a moment."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-    left = _tasks() - before
-    if left:
-        _, left = await asyncio.wait(left, timeout=_SETTLE_SECONDS)
-    expect(not left, f"no task left {what}", [task.get_coro() for task in left])
-
-
-# ------------------------------------------------------------------------------------------------ G8 cancellation
-
-
-async def _cancelled(bench: Bench, call: Callable[[], Awaitable[Any]], turns: int, seconds: float) -> bool:
-    """Start *call* and cancel it a moment later; return whether it had finished without an error."""
-
-    async def calling() -> Any:
-        return await call()
-
-    task = asyncio.create_task(calling())
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    if seconds and not bench.virtual:
-        await asyncio.sleep(seconds)
-    task.cancel()
-    try:
-        await bench.soon(_outcome(task))
-    except asyncio.CancelledError:
-        return False
-    except (BackendsError, StopAsyncIteration):
-        return False
-    return True
-
-
-async def _outcome(task: asyncio.Task[Any]) -> Any:
-    await asyncio.wait([task])
-    return task.result()
-
-
-#: After how many turns of the loop, and then how many seconds, to cancel; drawn whole.
-_moments = st.sampled_from([*itertools.product(range(9), (0.0, 0.0, 0.0002, 0.001, 0.003))])
-
-
-@check("G8")
-def a_cancelled_call_leaves_the_object_usable(bench: Bench) -> None:
-    """Whichever call is cancelled, at whatever moment, the next ones work, and no task is left."""
-    face = face_of(bench.capability)
-
-    async def body(moments: list[tuple[int, float]]) -> None:
-        async with bench.open() as opened:
-            slot = face.slots[0]
-            await slot.put(opened, "before", 1)
-            before = _tasks()
-            for i, (turns, seconds) in enumerate(moments):
-                for name, call in face.calls(opened, f"cancelled {i}").items():
-                    await _cancelled(bench, call, turns, seconds)
-                    found = await bench.soon(slot.read(opened, ["before"]))
-                    expect(found == {"before": 1}, f"'before' as it was, after {name} was cancelled", found)
-                await bench.soon(slot.put(opened, f"after {i}", i + 1))
-                found = await bench.soon(slot.read(opened, [f"after {i}"]))
-                expect(found == {f"after {i}": i + 1}, "what was written after the cancellations", found)
-            await _settled(before, "by cancelled calls")
-
-    bench.explore(st.lists(_moments, min_size=1, max_size=2), body)
-
-
-@check("G8")
-def a_cancelled_write_happened_whole_or_not_at_all(bench: Bench) -> None:
-    """A cancelled write took effect once or never, and one that returned before it was cancelled took effect."""
-    face = face_of(bench.capability)
-
-    async def body(moments: list[tuple[int, float]]) -> None:
-        space = bench.space()
-        async with bench.open(space) as opened, bench.replica(space) as replica:
-            slot = face.slots[0]
-            for i, (turns, seconds) in enumerate(moments):
-                name = f"cancelled {i}"
-                returned = await _cancelled(bench, partial(slot.put, opened, name, 3), turns, seconds)
-                # A write that is still under way is a write all the same: what comes after it on one object follows it.
-                await bench.soon(slot.put(opened, f"after {i}", 1))
-                found = await slot.read(replica, [name])
-                allowed = ({name: 3},) if returned else ({}, {name: 3})
-                expect(found in allowed, " or ".join(map(repr, allowed)), found)
-
-    bench.explore(st.lists(_moments, min_size=1, max_size=6), body)
-
-
-@check("G8")
-def a_crowd_of_cancelled_calls_starves_nobody(bench: Bench) -> None:
-    """After two hundred calls were cancelled in flight, as many succeed at the same time."""
-    face = face_of(bench.capability)
-
-    async def body() -> None:
-        async with bench.open() as opened:
-            slot = face.slots[0]
-            before = _tasks()
-            tasks = [asyncio.create_task(_put(slot.put, opened, f"cancelled {i}", 1)) for i in range(200)]
-            await asyncio.sleep(0)
-            for task in tasks:
-                task.cancel()
-            await bench.soon(asyncio.wait(tasks), 30)
-            names = [f"id {i}" for i in range(50)]
-            await bench.soon(asyncio.gather(*(slot.put(opened, name, 2) for name in names)), 30)
-            found = await slot.read(opened, names)
-            expect(found == dict.fromkeys(names, 2), "all 50 writes after the cancelled ones", found)
-            await _settled(before, "by cancelled calls")
-
-    bench.run(body)
-
-
-async def _put(put: Callable[[Any, str, int], Awaitable[Any]], opened: Any, name: str, number: int) -> None:
-    await put(opened, name, number)
-
-
-@check("G8")
-def a_cancelled_next_item_loses_nothing(bench: Bench) -> None:
-    """Though __anext__ is cancelled again and again, a subscriber gets every event exactly once, then END."""
-    if bench.capability != "stream_bridge":
-        bench.not_applicable("only streams are subscribed to")
-
-    async def body(moments: list[tuple[int, float]]) -> None:
-        space = bench.space(max_buffered_events=2)
-        async with bench.open(space) as bridge, bench.replica(space) as replica, reading(bench, bridge, RUN) as reader:
-            publishing = asyncio.create_task(_publish_slowly(replica, 20))
-            seen: list[Any] = []
-            turn = 0
-            while not seen or seen[-1] is not END_SENTINEL:
-                turns, seconds = moments[turn % len(moments)]
-                turn += 1
-                task = asyncio.create_task(reader.item())
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                if seconds:
-                    await asyncio.sleep(seconds)
-                task.cancel()
-                await asyncio.wait([task])
-                if not task.cancelled():
-                    seen.append(task.result())
-                if turn % 3 == 0 and seen[-1:] != [END_SENTINEL]:
-                    seen.append(await reader.item())
-            await publishing
-            expect(data_of(seen) == [*range(20), END_SENTINEL], "0 to 19 once each, then END", data_of(seen))
-
-    bench.explore(st.lists(_moments, min_size=1, max_size=5), body)
-
-
-async def _publish_slowly(bridge: Any, count: int) -> None:
-    for number in range(count):
-        await bridge.publish(RUN, "n", number)
-        for _ in range(number % 3):
-            await asyncio.sleep(0)
-    await bridge.publish_end(RUN)
-
-
-@check("G8")
-def a_cancelled_batch_is_whole_or_absent(bench: Bench) -> None:
-    """A cancelled publish_many stored all of its events, contiguous, or none; ids go on without a hole."""
-    if bench.capability != "stream_bridge":
-        bench.not_applicable("only streams are published to")
-
-    async def body(moments: list[tuple[int, float]]) -> None:
-        async with bench.open() as bridge:
-            for i, (turns, seconds) in enumerate(moments):
-                batch = [("n", (i, part)) for part in range(3)]
-                await _cancelled(bench, partial(bridge.publish_many, RUN, batch), turns, seconds)
-            await bridge.publish_end(RUN)
-            async with reading(bench, bridge, RUN) as reader:
-                events = [item for item in await reader.rest() if isinstance(item, StreamEvent)][:-1]
-            seqs = [int(event.id.partition("-")[2]) for event in events]
-            expect(seqs == list(range(1, len(seqs) + 1)), "seqs without a hole", seqs)
-            stored = [[event.data for event in events[start : start + 3]] for start in range(0, len(events), 3)]
-            for whole in stored:
-                number = whole[0][0]
-                expect(whole == [[number, part] for part in range(3)], "whole batches", whole)
-            order = [whole[0][0] for whole in stored]
-            expect(order == sorted(set(order)), "each batch at most once, in order", order)
-
-    bench.explore(st.lists(_moments, min_size=1, max_size=6), body)
-
+from deerflow_conformance.stream_steps import has_no_status
+from deerflow_conformance.subscribers import publish_numbers
 
 # ------------------------------------------------------------------------------------------------------- G9 close
 
@@ -278,7 +87,7 @@ def open_iterators_raise_closed(bench: Bench) -> None:
         for iterator in begun:
             await _raises_closed(bench, iterator.__anext__, "an iterator that was open")
         for task in waiting:
-            await _raises_closed(bench, partial(_outcome, task), "a waiting __anext__")
+            await _raises_closed(bench, partial(outcome_of, task), "a waiting __anext__")
 
     bench.run(body)
 
@@ -302,7 +111,7 @@ def nothing_outlives_the_context(bench: Bench) -> None:
     face = face_of(bench.capability)
 
     async def body() -> None:
-        tasks, threads = _tasks(), set(threading.enumerate())
+        tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
         space = bench.space()
         async with bench.open(space) as opened:  # makes files and what the process keeps for good
             await face.slots[0].put(opened, "first", 1)
@@ -315,7 +124,7 @@ def nothing_outlives_the_context(bench: Bench) -> None:
                 for iterator in face.iterators(opened).values():
                     with suppress(StopAsyncIteration):
                         await bench.soon(_first(iterator))
-            await _settled(tasks, "after closing")
+            await settled(tasks, "after closing")
             await _until_no_thread_is_left(threads)
             gc.collect(0)
             left = {handle: target for handle, target in open_handles().items() if handles.get(handle) != target}
@@ -327,7 +136,7 @@ def nothing_outlives_the_context(bench: Bench) -> None:
 async def _until_no_thread_is_left(before: set[threading.Thread]) -> None:
     left = set(threading.enumerate()) - before
     for thread in left:
-        thread.join(_SETTLE_SECONDS)
+        thread.join(SETTLE_SECONDS)
     alive = [thread.name for thread in left if thread.is_alive()]
     expect(not alive, "no thread left after closing", alive)
 
@@ -416,7 +225,7 @@ _Ending: TypeAlias = tuple[dict[str, Any], Callable[[Any], Awaitable[None]], Cal
 def what_ends_by_time_ends_by_the_servers_clock(bench: Bench) -> None:
     """A stream expires, a bucket leaves its window, when the server's time has passed, whoever asks and wherever."""
     ending: dict[str, _Ending] = {
-        "stream_bridge": ({"ttl_seconds": bench.short_ttl}, _write_a_run, _run_is_gone),
+        "stream_bridge": ({"ttl_seconds": bench.short_ttl}, _write_a_run, partial(has_no_status, run_id=RUN)),
         "counters": ({"bucket_seconds": 1, "keep_buckets": 600}, _count_a_call, _window_is_past),
     }
     if bench.capability not in ending:
@@ -429,23 +238,14 @@ def what_ends_by_time_ends_by_the_servers_clock(bench: Bench) -> None:
             await write(here)
             if bench.virtual:
                 expect(not await ended(there), "it to be there at the moment it was written", "it has ended")
-            await bench.soon(_until(bench, lambda: ended(there)), bench.short_ttl + 15)
+            await until(bench, lambda: ended(there), bench.short_ttl + 15)
             expect(await ended(here), "the same for every replica", "it is still there for the writer")
 
     bench.run(body)
 
 
-async def _until(bench: Bench, condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():
-        await bench.sleep(0.05)
-
-
 async def _write_a_run(bridge: Any) -> None:
     await bridge.publish(RUN, "n", 1)
-
-
-async def _run_is_gone(bridge: Any) -> bool:
-    return not await bridge.stream_exists(RUN)
 
 
 async def _count_a_call(counters: Any) -> None:
@@ -456,147 +256,6 @@ async def _window_is_past(counters: Any) -> bool:
     kept = await counters.window("m", seconds=500)
     expect(kept == Counts(calls=1), "the call in a window of 500 s", kept)
     return bool(await counters.window("m", seconds=1) == Counts())
-
-
-# ---------------------------------------------------------------------------------------------------- G11 leftovers
-
-
-@check("G11", waits=True)
-def what_expires_is_hidden_at_once(bench: Bench) -> None:
-    """Once its time is over nothing of it can be read, by any call, before any sweeper has run."""
-    hidden = {"stream_bridge": _streams_are_hidden, "counters": _buckets_are_hidden}.get(bench.capability)
-    if hidden is None:
-        bench.not_applicable("nothing of it expires")
-    bench.run(partial(hidden, bench))
-
-
-async def _streams_are_hidden(bench: Bench) -> None:
-    space = bench.space(ttl_seconds=bench.short_ttl)
-    async with bench.open(space) as bridge:
-        ids = await publish_numbers(bridge, RUN, (1, 2))
-        if bench.virtual:
-            await bench.sleep(bench.short_ttl - 0.001)
-            expect(await bridge.stream_exists(RUN), "the stream until its ttl is over", "no stream")
-            await bench.sleep(0.001)
-        else:
-            await bench.soon(_until(bench, lambda: _run_is_gone(bridge)), bench.short_ttl + 15)
-        status = await bridge.status(RUN)
-        expect(status is None, "status None once the ttl is over", status)
-        async with reading(bench, bridge, RUN) as reader:
-            await reader.waits()
-        async with reading(bench, bridge, RUN, ids[0]) as reader:
-            gap = await reader.item()
-            expect(getattr(gap, "latest_available_event_id", "") is None, "a gap that knows nothing", gap)
-
-
-async def _buckets_are_hidden(bench: Bench) -> None:
-    async with bench.open(bucket_seconds=1, keep_buckets=2) as counters:
-        await counters.record_many([Recorded("old", calls=1, age_seconds=30), Recorded("new", calls=1)])
-        windows = await counters.all_windows(seconds=2)
-        expect("old" not in windows, "no model whose buckets are over in a window", windows)
-        totals = await counters.all_totals()
-        expect(totals == {"old": Counts(calls=1), "new": Counts(calls=1)}, "both in the totals", totals)
-
-
-@check("G11", waits=True)
-def what_expired_is_freed(bench: Bench) -> None:
-    """Storage of what has expired or was removed is freed while any opening is there."""
-    rubbish: dict[str, Callable[[Any], Awaitable[None]]] = {
-        "stream_bridge": _make_streams,
-        "memory": _make_and_erase_memories,
-        "thread_index": _make_and_delete_threads,
-        "counters": _make_and_reset_counts,
-    }
-    options: dict[str, dict[str, Any]] = {"stream_bridge": {"ttl_seconds": 1.0}, "counters": {"token_seconds": 1.0}}
-
-    async def body() -> None:
-        space = bench.space(**options.get(bench.capability, {}))
-        async with bench.open(space) as opened:
-            before = await _owned(bench, space)
-            await rubbish[bench.capability](opened)
-
-            async def freed() -> bool:
-                return int(await _owned(bench, space)) <= before
-
-            # Within 2 minutes: in virtual time exactly; else those who give owned= open with a small sweep_seconds.
-            await bench.soon(_until_slowly(bench, freed), 125 if bench.virtual else 50)
-
-    bench.run(body)
-
-
-async def _until_slowly(bench: Bench, condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():
-        await bench.sleep(1.0 if bench.virtual else 0.2)
-
-
-async def _owned(bench: Bench, space: Space) -> int:
-    owned = await bench.owned(space)
-    if owned is None:
-        bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
-    return int(owned)
-
-
-async def _make_streams(bridge: Any) -> None:
-    for number in range(20):
-        await publish_numbers(bridge, f"run {number}", (1, 2))
-        if number % 3 == 0:
-            await bridge.publish_end(f"run {number}")
-        if number % 2:
-            await bridge.cleanup(f"run {number}", delay=number % 4 / 10)
-
-
-async def _make_and_erase_memories(store: Any) -> None:
-    for number in range(20):
-        await store.apply(f"user {number}", [PutFact("a", "f", {"n": 1}), PutFact(None, "f", {})])
-        await store.erase(f"user {number}")
-
-
-async def _make_and_delete_threads(index: Any) -> None:
-    for number in range(20):
-        await index.create(NewThread(f"t{number}", USER, metadata={"n": number}))
-        await index.delete(f"t{number}", user_id=USER)
-
-
-async def _make_and_reset_counts(counters: Any) -> None:
-    for number in range(20):
-        await counters.record(f"model {number}", calls=1, token=f"token {number}")
-        await counters.reset(f"model {number}")
-
-
-@check("G11")
-def what_is_stored_is_bounded(bench: Bench) -> None:
-    """Ten times the writes over the same things store no more: trimmed events and replaced values are gone."""
-    options: dict[str, dict[str, Any]] = {"stream_bridge": {"max_events": 4}}
-
-    async def body() -> None:
-        space = bench.space(**options.get(bench.capability, {}))
-        async with bench.open(space) as opened:
-            await _write_over(bench, opened, 10)
-            once = await _owned(bench, space)
-            await _write_over(bench, opened, 100)
-
-            async def bounded() -> bool:
-                return int(await _owned(bench, space)) <= once
-
-            await bench.soon(_until_slowly(bench, bounded), 125 if bench.virtual else 50)
-
-    bench.run(body)
-
-
-async def _write_over(bench: Bench, opened: Any, times: int) -> None:
-    """Write the same few things again and again."""
-    for number in range(times):
-        match bench.capability:
-            case "stream_bridge":
-                await opened.publish(RUN, "n", number)
-            case "memory":
-                await opened.apply(USER, [PutFact(None, "f", {"n": number}), DeleteFact(None, f"f{number}")])
-            case "thread_index":
-                with suppress(BackendsError):  # it is there already
-                    await opened.create(NewThread("t", USER))
-                await opened.update("t", user_id=USER, metadata={"n": number})
-            case "counters":
-                await opened.record("m", calls=1)
 
 
 # --------------------------------------------------------------------------------------------------------- G13 ping

@@ -20,7 +20,6 @@ from deerflow_backends.memories import (
     PutFact,
 )
 from deerflow_backends.paging import Page
-from deerflow_conformance import memory_copies, memory_reads  # noqa: F401  # their checks register
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import PredictedConflict
 from deerflow_conformance.checks import check, expect

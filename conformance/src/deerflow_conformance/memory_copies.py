@@ -45,6 +45,25 @@ def a_copy_reads_the_same(bench: Bench) -> None:
 
 
 @check("M12")
+def an_emptied_body_keeps_its_revision(bench: Bench) -> None:
+    """A body that was put and is {} again is copied with its revision, alone in its part and beside facts."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            for agent_name in ("bare", "full"):
+                for value in ({"n": 1}, {}):
+                    await source.apply("ann", [PutBody(agent_name, value)])
+            await source.apply("ann", [PutFact("full", "f", {"n": 1})])
+            await target.restore(await exported(source))
+            for agent_name in ("bare", "full"):
+                wanted = await source.load("ann", agent_name=agent_name)
+                expect_same("the revision of a body put twice", 2, wanted.body_revision)
+                expect_same("the copy", wanted, await target.load("ann", agent_name=agent_name))
+
+    bench.run(body)
+
+
+@check("M12")
 def a_different_record_is_a_conflict(bench: Bench) -> None:
     """A record that meets a different one is a Conflict and stays unwritten; those before it were written."""
 

@@ -224,14 +224,19 @@ def scripts_and_forms_are_found(bench: Bench) -> None:
         (".*", []),
         ("绿茶 咖啡", ["zh"]),
         ("绿茶 お茶", []),
+        ("绿茶\t咖啡", ["zh"]),
+        ("fine\noffice", ["fi"]),
+        ("abc\u2028def", ["wide"]),
+        ("a_b 100% A_B a_b", ["odd"]),
+        ("elsewhere", []),
     ]
 
     async def body() -> None:
         facts = {fact_id: {"content": text} for fact_id, text in texts.items()}
         async with bench.open() as store:
             await store.apply("ann", [PutFact("a", fact_id, value) for fact_id, value in facts.items()])
-            await store.apply("bob", [PutFact("a", "bobs", {"content": "绿茶 100%"})])
-            await store.apply("ann", [PutFact(None, "wide part", {"content": "绿茶 100%"})])
+            await store.apply("bob", [PutFact("a", "bobs", {"content": "绿茶 100% elsewhere"})])
+            await store.apply("ann", [PutFact(None, "wide part", {"content": "绿茶 100% elsewhere"})])
             for query, ids in found:
                 if ids is not None:
                     expect_same(f"the rule on {query!r}", ids, [name for name, _ in wanted_matches(facts, query, None)])

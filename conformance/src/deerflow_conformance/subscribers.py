@@ -42,7 +42,10 @@ class Reader:
 
     async def item(self, seconds: float = 15.0) -> StreamItem:
         """Return the next item that is no heartbeat."""
-        item: StreamItem = await self._bench.soon(_next_item(self.iterator), seconds)
+        try:
+            item: StreamItem = await self._bench.soon(_next_item(self.iterator), seconds)
+        except StopAsyncIteration:
+            unkept("an item, END_SENTINEL itself or a gap before the iterator ends", "the end of the iterator")
         return item
 
     async def events(self, count: int) -> list[StreamEvent]:

@@ -11,7 +11,7 @@ from deerflow_backends.threads import ANY_USER, NewThread, Scope, Thread, Thread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import in_scope, thread_order, updated
 from deerflow_conformance.checks import expect, unkept
-from deerflow_conformance.expectations import answered, every_page, expect_same, refused
+from deerflow_conformance.expectations import accepted, every_page, expect_same, refused
 from deerflow_conformance.programs import USERS
 from deerflow_conformance.thread_programs import STATUSES, CreateStep, DeleteStep, MoveStep, ThreadStep, UpdateStep
 
@@ -71,7 +71,7 @@ async def _update(index: ThreadIndex, step: UpdateStep, model: Threads) -> None:
     )
     if stored is None or not in_scope(stored, step.scope):
         outside = f"an update out of scope {step.scope!r}"
-        expect_same(outside, None, await answered(call, outside))
+        expect_same(outside, None, await accepted(call, outside))
     elif step.expected_status not in {None, stored.status}:
         await refused(call, Conflict, f"an update expecting {step.expected_status!r} of {stored!r}")
     else:

@@ -17,7 +17,7 @@ from deerflow_conformance.runs import Run
 
 Patch: TypeAlias = Callable[[], AbstractContextManager[None]]
 
-_MODULES: Final = ("streams", "memories", "threads", "counters", "general")
+_MODULES: Final = ("streams", "stream_lifetimes", "memories", "threads", "counters", "general")
 #: A mutant must die of what a check looks for. One that makes the backend crash proves nothing about the check.
 _DEATHS: Final = (Kind.UNKEPT, Kind.HANG, Kind.LEFTOVER)
 _registry: dict[str, Mutant] = {}

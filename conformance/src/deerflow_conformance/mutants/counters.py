@@ -22,6 +22,7 @@ Patched = AbstractContextManager[Any]
 
 _record_many = InProcessModelCounters.record_many
 _reset = InProcessModelCounters.reset
+_window = InProcessModelCounters._window
 _all_totals = InProcessModelCounters.all_totals
 _first_of_window = buckets.first_of_window
 _add = buckets.add
@@ -54,6 +55,30 @@ def thumbs_stop_at_zero() -> Patched:
         return (*total[:3], max(0, total[3]), max(0, total[4]))
 
     return mock.patch.object(counters, "add", add)
+
+
+@mutant("C1", "counters")
+def each_bucket_shows_from_zero() -> Patched:
+    """A window sums what its buckets would show, so that a thumb taken back in another bucket is not."""
+
+    def window(self: InProcessModelCounters, seconds: int) -> dict[str, buckets.Sums]:
+        signed, self._table.buckets = (
+            self._table.buckets,
+            {
+                start: {name: _shown(sums) for name, sums in models.items()}
+                for start, models in self._table.buckets.items()
+            },
+        )
+        try:
+            return _window(self, seconds)
+        finally:
+            self._table.buckets = signed
+
+    return mock.patch.object(InProcessModelCounters, "_window", window)
+
+
+def _shown(sums: buckets.Sums) -> buckets.Sums:
+    return (*sums[:3], max(0, sums[3]), max(0, sums[4]))
 
 
 @mutant("C1", "counters")
@@ -293,6 +318,17 @@ def reset_takes_look_alikes() -> Patched:
         for name in list(self._table.totals):
             if name.casefold() == model_name.casefold():
                 await _reset(self, name)
+
+    return mock.patch.object(InProcessModelCounters, "reset", reset)
+
+
+@mutant("C6", "counters")
+def a_reset_forgets_tokens() -> Patched:
+    """Resetting a model forgets every token, so that a recording sent again after it counts again."""
+
+    async def reset(self: InProcessModelCounters, model_name: str) -> None:
+        await _reset(self, model_name)
+        self._table.tokens.clear()
 
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import unicodedata
 from contextlib import AbstractContextManager
@@ -143,6 +144,18 @@ def a_lock_is_kept_after_cancelling() -> Patched:
             return await _publish(self, run_id, event, data)
         finally:
             lock.release()
+
+    return mock.patch.object(InProcessStreamBridge, "publish", publish)
+
+
+@mutant("G8", "stream_bridge")
+def a_cancellation_is_swallowed() -> Patched:
+    """A publish that is cancelled while it waits goes on as if nothing had been."""
+
+    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.001)
+        return await _publish(self, run_id, event, data)
 
     return mock.patch.object(InProcessStreamBridge, "publish", publish)
 

@@ -267,6 +267,40 @@ def any_part_of_the_query_is_enough() -> Patched:
 _score = search._score
 
 
+@mutant("M7", "memory")
+def a_word_twice_counts_twice() -> Patched:
+    """A part that the query has twice covers twice as much of the text."""
+
+    def query_parts(query: str) -> tuple[str, ...]:
+        return tuple(search._folded(query).split()) or _query_parts(query)
+
+    return mock.patch.object(memories, "query_parts", query_parts)
+
+
+@mutant("M7", "memory")
+def only_spaces_part_words() -> Patched:
+    """A query is split at spaces; tabs and line ends belong to its words."""
+
+    def query_parts(query: str) -> tuple[str, ...]:
+        return tuple(filter(str.strip, search._folded(query).split(" "))) if query.strip() else _query_parts(query)
+
+    return mock.patch.object(memories, "query_parts", query_parts)
+
+
+_query_parts = search.query_parts
+
+
+@mutant("M7", "memory")
+def an_agent_without_matches_finds_the_users() -> Patched:
+    """Where an agent's part has no match, those of the user-wide part are given."""
+
+    async def found(self: InProcessMemoryStore, user_id: Any, query: str, *, agent_name: Any, **more: Any) -> Any:
+        own = await _search(self, user_id, query, agent_name=agent_name, **more)
+        return own or await _search(self, user_id, query, agent_name=None, **more)
+
+    return _with_methods(search=found)
+
+
 @mutant("M8", "memory")
 def clear_takes_every_agent_of_that_prefix() -> Patched:
     """Clearing an agent also removes those whose names begin with its name."""
@@ -344,6 +378,17 @@ def restore_forgets_times() -> Patched:
 
 
 _restore = InProcessMemoryStore._restore
+
+
+@mutant("M12", "memory")
+def an_emptied_body_is_not_restored() -> Patched:
+    """A body that is {} is taken for none, and its revision is lost."""
+
+    def restore(self: InProcessMemoryStore, part: Part) -> bool:
+        emptied = part.body is not None and part.body.body == b"{}"
+        return _restore(self, dataclasses.replace(part, body=None) if emptied else part)
+
+    return _with_methods(_restore=restore)
 
 
 @mutant("M12", "memory")
