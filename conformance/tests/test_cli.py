@@ -66,6 +66,7 @@ def test_one_broken_promise_is_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("run", "sqlite", "--set", "namespace=x"), "must not set namespace"),
         (("run", "sqlite", "--set", "pth=x"), "pth"),
         (("run", "inprocess", "--budget", "0"), "--budget must be more than 0"),
+        (("run", "inprocess", "--budget", "nan"), "--budget must be more than 0"),
         (("run", "inprocess", "-k", "S99"), "S99"),
     ],
 )
@@ -95,6 +96,16 @@ def test_a_replay_hides_what_may_be_private(capsys: pytest.CaptureFixture[str], 
     assert f"run sqlite --set {harmless} --only counters -k L0" in capsys.readouterr().out
     assert _hidden("url=redis://user:pass@host") == "url=..."
     assert _hidden("password=hunter2") == "password=..."
+
+
+def test_a_backend_that_exits_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend cannot end the command with 0."""
+
+    async def exits(*_: Any) -> None:
+        sys.exit(0)
+
+    monkeypatch.setattr(InProcessModelCounters, "reset", exits)
+    assert _main(*COUNTERS, "-k", "C6") == 1
 
 
 @pytest.mark.parametrize("level", ["L2", "L3", "load"])

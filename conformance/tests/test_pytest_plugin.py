@@ -228,6 +228,58 @@ def test_a_server_that_does_not_start_is_an_error(run: Run) -> None:
     result.stdout.fnmatch_lines(["*start= failed: ZeroDivisionError*"])
 
 
+def test_a_server_that_is_skipped_is_an_error(run: Run) -> None:
+    """A start that skips, for want of a server, is no pass."""
+    result = run(GOOD.replace("virtual_time=True", "start=lambda: __import__('pytest').skip('no server')"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*start= failed: *no server*"])
+
+
+def test_a_function_that_skips_fails(run: Run) -> None:
+    """The author's function cannot skip what it is to open: L0 fails, and the promises could not run."""
+    result = run(GOOD.replace("async with", "__import__('pytest').skip('no server')\n        async with"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*Skipped: no server*", f"*1 failed, {COUNT} could not run*"])
+
+
+def test_marks_do_not_make_it_green(run: Run) -> None:
+    """Promises that are skipped by a mark could not run, and a failure that is expected by a mark is one."""
+    for mark, function, line in (
+        ("skip('later')", GOOD, "    C1 could not run: it was skipped: *later*"),
+        ("xfail", BROKEN, "acme: counters/1.0 L1 · */* passed (failed: C*"),
+    ):
+        result = run(f"pytestmark = __import__('pytest').mark.{mark}", function)
+        result.stdout.fnmatch_lines([line])
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
+def test_a_budget_is_a_factor(run: Run, budget: str) -> None:
+    """A budget that draws nothing, or without end, is refused."""
+    result = run(GOOD, arguments=("--conformance-budget", budget))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--conformance-budget must be more than 0, not *"])
+
+
+@pytest.mark.parametrize("suppressed", ["Exception", "BaseException", "asyncio.CancelledError"])
+def test_a_function_that_swallows_errors_fails(run: Run, suppressed: str) -> None:
+    """A function out of which no error comes would hide every failure: L0 says so, and nothing passes."""
+    function = f"""
+    import asyncio
+    import contextlib
+
+    @conform("counters", plugin="acme", virtual_time=True)
+    async def swallows(space):
+        async with opened(space) as counters:
+            with contextlib.suppress({suppressed}):
+                yield Broken(counters)
+    """
+    result = run(function)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*raised at the yield to come out, got it is swallowed*"])
+    result.stdout.fnmatch_lines([f"*1 failed, {COUNT} could not run*"])
+
+
 def test_every_item_is_a_junit_case(run: Run, pytester: pytest.Pytester) -> None:
     """Promises are cases of the author's module, failures with their text."""
     run(BROKEN, arguments=("--junit-xml=out.xml", "-k", "C1 or C6"))

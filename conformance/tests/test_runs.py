@@ -1,8 +1,11 @@
 """The engine: every state that a promise can be in, and what a failure says."""
 
 import asyncio
+import sys
+import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +13,8 @@ from hypothesis import strategies as st
 
 from deerflow_conformance import runs
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import Check, expect
-from deerflow_conformance.promises import promises_of
+from deerflow_conformance.checks import Check, NotApplicable, expect
+from deerflow_conformance.promises import HARNESS, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import KitDefect, Run
@@ -60,6 +63,10 @@ def hangs(bench: Bench) -> None:
 def exempts(bench: Bench) -> None:
     """It does not apply."""
     bench.not_applicable("no files here")
+
+
+#: For promises that are not asked for.
+NEVER = [Check("S1", "passes", "It holds.", passes)]
 
 
 @pytest.fixture
@@ -152,6 +159,104 @@ def test_a_finding_comes_before_what_came_of_it(run_with: Callable[..., Run]) ->
     run = run_with({"S1": [fails_twice], "S9": [fails_in_a_group]})
     failures = [run.judge(number).failure for number in ("S1", "S9")]
     assert [(one.kind, one.message) for one in failures if one] == [(Kind.UNKEPT, "wanted one, got 2")] * 2
+
+
+@pytest.mark.parametrize("explored", [False, True])
+@pytest.mark.parametrize(
+    "error", [unittest.SkipTest("no"), pytest.skip.Exception("no"), NotApplicable("no"), asyncio.CancelledError("no")]
+)
+def test_a_backend_cannot_skip_its_checks(
+    run_with: Callable[..., Run], error: BaseException, *, explored: bool
+) -> None:
+    """Only the kit says that a promise does not apply: a backend that raises what ends tests quietly has failed."""
+
+    def skipped(bench: Bench) -> None:
+        """It is skipped from inside."""
+
+        async def body(_: object = None) -> None:
+            raise error
+
+        bench.explore(st.integers(), body) if explored else bench.run(body)
+
+    result = run_with({"S1": [skipped]}).judge("S1")
+    assert result.state is State.FAILED
+    assert result.failure is not None
+    assert type(error).__name__ in result.failure.message
+
+
+def test_an_exit_is_a_failure(run_with: Callable[..., Run]) -> None:
+    """A backend that ends the process fails, and does not end the run with exit code 0."""
+
+    def exits(bench: Bench) -> None:
+        """It exits."""
+
+        async def body() -> None:
+            sys.exit(0)
+
+        bench.run(body)
+
+    result = run_with({"S1": [exits]}).judge("S1")
+    assert result.state is State.FAILED
+    assert result.failure is not None
+    assert "SystemExit" in result.failure.message
+
+
+def test_checks_that_wait_do_so_together(run_with: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In real time they run at once and each has a result of its own; one that fails so is judged alone, too."""
+    running: list[str] = []
+    alone = 0
+
+    def waits(bench: Bench) -> None:
+        """It waits for the other one."""
+
+        async def body() -> None:
+            running.append("one")
+            while len(running) < 2:
+                await asyncio.sleep(0)
+
+        bench.run(body)
+
+    def waits_and_fails(bench: Bench) -> None:
+        """It waits for the other one, and fails."""
+
+        async def body() -> None:
+            nonlocal alone
+            running.append("other")
+            while len(running) < 2:
+                await asyncio.sleep(0)
+            alone += 1
+            expect(False, "one", 2)
+
+        bench.run(body)
+
+    checks = {
+        "S13": [Check("S13", "waits", "It waits.", waits, waits=True)],
+        "S14": [Check("S14", "fails", "It fails.", waits_and_fails, waits=True)],
+    }
+    run = run_with({}, virtual_time=False)
+    monkeypatch.setattr(runs, "checks_of", lambda number: checks.get(number, NEVER))
+    run.results[HARNESS.number] = Result(HARNESS.number, "stream_bridge", State.PASSED)
+    assert run.judge("S13").state is State.PASSED
+    assert running == ["one", "other"]
+    assert run.judge("S14").state is State.FAILED
+    assert (running, alone) == (["one", "other", "other"], 2)
+
+
+def test_what_waiting_checks_leave_is_found(run_with: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If something is left over of a common wait, each is judged alone, and the one that left it fails."""
+    checks = {
+        "S13": [Check("S13", "leaves", "It leaves a task.", leaves, waits=True)],
+        "S14": [Check("S14", "passes", "It holds.", _waits_for_nothing, waits=True)],
+    }
+    run = run_with({}, virtual_time=False)
+    monkeypatch.setattr(runs, "checks_of", lambda number: checks.get(number, NEVER))
+    run.results[HARNESS.number] = Result(HARNESS.number, "stream_bridge", State.PASSED)
+    assert run.judge("S14").state is State.PASSED
+    assert run.judge("S13").state is State.FAILED
+
+
+def _waits_for_nothing(bench: Bench) -> None:
+    bench.run(partial(asyncio.sleep, 0))
 
 
 def test_what_does_not_apply_says_why(run_with: Callable[..., Run]) -> None:

@@ -56,6 +56,8 @@ class Bench:
         seed: What the generated programs are drawn from.
         short_ttl: An age worth waiting for, in seconds.
         program: The failing program of the last `explore` or `run` that failed, None if nothing was generated.
+        swallowed: Whether the last error inside an opening would not have come out of the author's function.
+        exempted: What `not_applicable` raised last.
     """
 
     def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0, shorten: bool = True) -> None:
@@ -73,6 +75,8 @@ class Bench:
         self.seed = seed
         self.short_ttl = 30.0 if self.virtual else 1.0
         self.program: str | None = None
+        self.swallowed = False
+        self.exempted: NotApplicable | None = None
         self._label = ""
         #: What `run` was given, while a check is asked for its bodies and not run.
         self._gathered: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
@@ -106,8 +110,15 @@ class Bench:
         """Open the capability on *space*, or on a fresh space with *options*. Twice on one space: two instances."""
         if space is not None and options:
             raise TypeError("a space has its options: give them to space()")
-        async with self._conformance.open(space or self.space(**options)) as opened:
+        opening = self._conformance.open(space or self.space(**options))
+        opened = await opening.__aenter__()
+        try:
             yield opened
+        except BaseException as error:
+            # Whatever the function does with it: what a check found must not be lost.
+            self.swallowed = bool(await opening.__aexit__(type(error), error, error.__traceback__))
+            raise
+        await opening.__aexit__(None, None, None)
 
     def replica(self, space: Space) -> AbstractAsyncContextManager[Any]:
         """Open the capability on *space* as another replica would: in another process, if the reach allows one."""
@@ -273,7 +284,8 @@ class Bench:
 
     def not_applicable(self, reason: str) -> NoReturn:
         """End the check as *not applicable*: only for what the contract itself exempts."""
-        raise NotApplicable(reason)
+        self.exempted = NotApplicable(reason)
+        raise self.exempted
 
     def work(self) -> int:
         """Return how much work was done so far: only differences mean something, within one body.

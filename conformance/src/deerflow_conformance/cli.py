@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import fnmatch
 import json
+import math
 import os
 import re
 import shlex
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> Exit:
-    if options.budget <= 0:
+    if not 0 < options.budget < math.inf:
         raise BrokenUse(f"--budget must be more than 0, not {options.budget}")
     wanted: Level = options.level or TESTED_LEVELS[-1]
     level = wanted if wanted in TESTED_LEVELS else TESTED_LEVELS[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, cast, get_args
 
 from deerflow_backends.memories import PutFact
@@ -52,6 +53,26 @@ def it_reopens_and_isolates(bench: Bench) -> None:
     bench.run(body)
 
 
+class _Marker(Exception):
+    """Nothing but this module knows it."""
+
+
+def it_lets_errors_through(bench: Bench) -> None:
+    """What is raised where the function yields comes out of it, a cancellation too: or no failure would be seen."""
+
+    async def body() -> None:
+        for error in (_Marker(), asyncio.CancelledError()):
+            bench.swallowed = False
+            try:
+                async with bench.open():
+                    raise error
+            except (_Marker, asyncio.CancelledError) as raised:
+                expect(raised is error, f"the {type(error).__name__} that was raised at the yield", repr(raised))
+            expect(not bench.swallowed, f"a {type(error).__name__} raised at the yield to come out", "it is swallowed")
+
+    bench.run(body)
+
+
 async def _write(capability: Capability, opened: Any) -> None:
     match capability:
         case "stream_bridge":
@@ -78,5 +99,5 @@ async def _read(capability: Capability, opened: Any) -> bool:
 
 HARNESS_CHECKS: Final = tuple(
     Check(HARNESS.number, function.__name__, (function.__doc__ or "").strip(), function)
-    for function in (it_opens, it_reopens_and_isolates)
+    for function in (it_opens, it_reopens_and_isolates, it_lets_errors_through)
 )

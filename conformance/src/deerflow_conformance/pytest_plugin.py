@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -44,6 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare to notice a capability that is given twice, and to sum up."""
+    budget = config.getoption("conformance_budget")
+    if not 0 < budget < math.inf:
+        raise pytest.UsageError(f"--conformance-budget must be more than 0, not {budget}")
     config.stash[_collected] = {}
     config.pluginmanager.register(Summary(), "deerflow_conformance_summary")
 
@@ -108,7 +112,10 @@ class ConformanceCollector(pytest.Collector):
             seed=self.config.getoption("conformance_seed"),
             budget=self.config.getoption("conformance_budget"),
         )
-        self._run.start()
+        try:
+            self._run.start()
+        except BrokenUse as error:
+            pytest.fail(str(error), pytrace=False)
 
     def teardown(self) -> None:
         """End everything that the checks started, and the server."""
@@ -154,10 +161,18 @@ class PromiseItem(pytest.Item):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the result into the report, which travels between processes where the item does not."""
     report = yield
-    if isinstance(item, PromiseItem) and report.when == "call" and item.result is not None:
+    if not isinstance(item, PromiseItem):
+        return report
+    skipped = report.when == "setup" and report.skipped  # by a mark, not by the kit
+    if skipped:
+        reason = f"it was skipped: {call.excinfo.value}" if call.excinfo else "it was skipped"
+        item.result = Result(item.name, item.parent.conformance.capability, State.COULD_NOT_RUN, reason)
+    if item.result is not None and (skipped or report.when == "call"):
         report.__dict__["conformance"] = {
             "level": item.config.getoption("conformance_level"),
             "plugin": item.parent.conformance.plugin,
@@ -189,10 +204,9 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Exit 1 if something could not run: pytest takes it for skipped."""
-        results = [result for results in self._results.values() for result in results]
-        incomplete = any(result.state is State.COULD_NOT_RUN for result in results)
-        if incomplete and session.exitstatus == pytest.ExitCode.OK:
+        """Exit 1 if something could not run, which pytest takes for skipped, or failed where that was expected."""
+        states = {result.state for results in self._results.values() for result in results}
+        if states & {State.COULD_NOT_RUN, State.FAILED} and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
