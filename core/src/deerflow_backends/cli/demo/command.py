@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from deerflow_backends.cli.demo.acts import Setup
+from deerflow_backends.cli.demo.acts import Setup, Stage
 from deerflow_backends.cli.demo.processes import DemoFailed
 from deerflow_backends.cli.demo.program import Outcome, perform
 from deerflow_backends.cli.demo.show import as_json as outcome_as_json
@@ -18,8 +18,6 @@ from deerflow_backends.cli.output import console, print_errors, print_json, prin
 
 def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_json: bool) -> int:
     """Run the demo, print what came of it, and return 0 only if all of it held."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, leaving nothing behind
     out = console()
     setup = Setup(backend, settings, keep)
     if not as_json:
@@ -27,7 +25,9 @@ def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_jso
         out.print(Text.assemble(("deerflow-backends demo", "bold"), f" on {printable(backend)}, {place}\n"))
     try:
         with stage(out, silent=as_json) as shown:
-            outcome = asyncio.run(perform(setup, shown))
+            outcome = asyncio.run(_perform(setup, shown))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except DemoFailed as error:
         if as_json:
             print_json({"ok": False, "error": str(error)})
@@ -40,6 +40,17 @@ def demonstrate(backend: str, settings: Mapping[str, str], *, keep: bool, as_jso
         out.print(summary(outcome))
         _say_what_is_kept(outcome)
     return 0 if outcome.ok else 1
+
+
+async def _perform(setup: Setup, stage: Stage) -> Outcome:
+    """Perform, and let SIGTERM and SIGHUP end it as Ctrl-C does: by cancelling, leaving nothing behind.
+
+    A KeyboardInterrupt, raised wherever the program happens to be, could be swallowed by a callback or a destructor.
+    """
+    performing = asyncio.create_task(perform(setup, stage))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(ending, performing.cancel)
+    return await performing
 
 
 def _say_what_is_kept(outcome: Outcome) -> None:
