@@ -63,7 +63,8 @@ STANDALONE: Final = frozenset({"G9", "G13"})
 HARNESS: Final = Promise(
     "L0",
     CAPABILITIES,
-    "The function opens, keeps two spaces apart, finds its data again on reopening, and closes without leftovers.",
+    "The function opens, keeps two spaces apart, finds its data again on reopening, lets errors through, and closes "
+    "without leftovers.",
     "L0",
     counted=False,
 )
