@@ -68,6 +68,8 @@ def test_one_broken_promise_is_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("run", "inprocess", "--budget", "0"), "--budget must be more than 0"),
         (("run", "inprocess", "--budget", "nan"), "--budget must be more than 0"),
         (("run", "inprocess", "-k", "S99"), "S99"),
+        (("run", "sqlite"), "path: is required; give --set path=..."),
+        (("run", "sqlite", "--set", "path=x", "--set", "pathh=x"), "did you mean 'path'?"),
     ],
 )
 def test_wrong_usage_is_2(arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +86,7 @@ def test_what_does_not_open_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert _main(*COUNTERS) == 2
     out = capsys.readouterr().out
     assert "wanted a second instance on the same space to see what the first wrote, got nothing" in out
-    assert "C1: Totals are" in out
-    assert "could not run: the harness check L0 failed" in out
+    assert "\ncounters C1 could not run: the harness check L0 failed\n" in out
 
 
 def test_a_replay_hides_what_may_be_private(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> 
         # Without settings there is no namespace, so spaces could not be told apart.
         raise PluginError(f"the backend {plugin.name!r} takes no settings, so no namespace: use @conform instead")
     found = connection_settings(model, {**connection, "namespace": namespace})
-    if isinstance(found, list):
-        raise ConfigError("\n".join(f"{'.'.join(place)}: {problem}" for place, problem in found))
-    return found
+    if not isinstance(found, list):
+        return found
+    missing = [key for key, one in model.model_fields.items() if one.is_required() and key not in connection]
+    lines = [f"{'.'.join(place)}: {problem}" for place, problem in found if place[0] not in missing]
+    lines += [f'{key}: is required; give --set {key}=..., or connection={{"{key}": ...}} in a test' for key in missing]
+    raise ConfigError("\n".join(lines))

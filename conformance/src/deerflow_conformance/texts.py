@@ -24,6 +24,8 @@ def sentence_of(number: str) -> str:
 
 def result_text(result: Result, replay: str) -> str:
     """Say what a result that is not simply passed means, and how to see it again with the command *replay*."""
+    if result.state is State.COULD_NOT_RUN:
+        return f"{result.capability} {result.number} could not run: {result.reason}"
     head = f"{result.capability} {result.number}: {sentence_of(result.number)}"
     if result.state is State.KNOWN_FAILURE:
         return f"{head}\n  known failure: {result.reason}"
