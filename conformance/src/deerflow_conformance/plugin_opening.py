@@ -51,6 +51,6 @@ def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> 
     if not isinstance(found, list):
         return found
     missing = [key for key, one in model.model_fields.items() if one.is_required() and key not in connection]
-    lines = [f"{'.'.join(place)}: {problem}" for place, problem in found if place[0] not in missing]
+    lines = [f"{'.'.join(place)}: {problem}" for place, problem in found if not place or place[0] not in missing]
     lines += [f'{key}: is required; give --set {key}=..., or connection={{"{key}": ...}} in a test' for key in missing]
     raise ConfigError("\n".join(lines))
