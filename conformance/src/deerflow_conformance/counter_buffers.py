@@ -183,6 +183,21 @@ async def _until_counted(bench: Bench, counters: Any, calls: int) -> None:
         await bench.sleep(0.01)
 
 
+async def _outage_over(bench: Bench, buffer: BufferedCounters) -> None:
+    """Wait until a read can flush: one that waits for a flush which began in the outage fails with it."""
+
+    async def flushed() -> None:
+        while True:
+            try:
+                await buffer.all_totals()
+            except BackendUnavailable:
+                await bench.sleep(0.001)
+            else:
+                return
+
+    await bench.soon(flushed())
+
+
 @check("C5")
 def outages_lose_and_double_nothing(bench: Bench) -> None:
     """However flushes fail, before they were counted or after, everything recorded is counted once in the end."""
@@ -195,12 +210,10 @@ def outages_lose_and_double_nothing(bench: Bench) -> None:
                 await buffer.record_many([Recorded(recording.model_name, *recording.figures)])
                 model.record(RecordStep((recording,), False, None, 0))
                 await bench.sleep(pause / 100)
+            await _outage_over(bench, buffer)
             while unreliable.replies:
-                try:
-                    await buffer.all_totals()
-                except BackendUnavailable:
-                    continue
                 await buffer.record("gpt")  # something to flush, so that the next reply is used
+                await _outage_over(bench, buffer)
             await expect_counts(buffer, model.totals())
             expect_same("refused", 0, buffer.refused)
 
@@ -220,6 +233,7 @@ def an_outage_is_counted_where_it_happened(bench: Bench) -> None:
             await bench.sleep(2.3)
             unreliable.out = None
             await buffer.record("now", calls=1)
+            await _outage_over(bench, buffer)
             recent = await buffer.all_windows(seconds=1)
             expect_same(f"the models of the last second, after an outage ({reply.value})", ["now"], list(recent))
             expect_same("the last 20 s", 1, (await buffer.window("then", seconds=20)).calls)
@@ -243,6 +257,7 @@ def a_full_buffer_refuses_other_models(bench: Bench) -> None:
                 await bench.sleep(0.06)
             expect_same("refused recordings", 8, buffer.refused)
             unreliable.out = None
+            await _outage_over(bench, buffer)
             await expect_counts(buffer, {f"m{number}": Counts(10) for number in range(3)})
             await buffer.record("m4", calls=1)
             expect_same("a model refused before, after the outage", Counts(1), await buffer.totals("m4"))
