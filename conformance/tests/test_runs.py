@@ -1,6 +1,7 @@
 """The engine: every state that a promise can be in, and what a failure says."""
 
 import asyncio
+import itertools
 import sys
 import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -132,6 +133,25 @@ def test_a_generated_failure_shows_the_shortest_program(run_with: Callable[..., 
     assert failure.program == "[0, 0, 0]"
     assert "test_runs.py" in failure.trace
     assert "hypothesis" not in failure.trace
+
+
+def test_an_error_that_does_not_come_again_is_told(run_with: Callable[..., Run]) -> None:
+    """What fails once and then no more has failed: a backend must not be right by chance."""
+    examples = itertools.count()
+
+    def fails_once(bench: Bench) -> None:
+        """It fails the second time only."""
+
+        async def body(_: int) -> None:
+            if next(examples) == 1:
+                raise LookupError("only once")
+
+        bench.explore(st.integers(), body)
+
+    result = run_with({"S1": [fails_once]}).judge("S1")
+    assert result.state is State.FAILED
+    assert result.failure is not None
+    assert "LookupError: only once\nIt does not fail every time" in result.failure.message
 
 
 def test_a_finding_comes_before_what_came_of_it(run_with: Callable[..., Run]) -> None:

@@ -138,13 +138,19 @@ class Run:
         return Failure(kind, check.name, check.sentence, message, self._bench.program, _trace(error))
 
 
-def _finding(error: BaseException | None) -> Unkept | None:
-    """Return what the check found where *error* came of it: closing a backend that fails may fail, too."""
-    while error is not None and not isinstance(error, Unkept):
-        if isinstance(error, BaseExceptionGroup):
-            return next((found for one in error.exceptions if (found := _finding(one))), None)
-        error = error.__context__
-    return error
+def _finding(raised: BaseException) -> Unkept | None:
+    """Return what the check found where *raised* came of it: closing a backend that fails may fail, too."""
+    to_see: list[BaseException | None] = [raised]
+    seen: set[int] = set()
+    while to_see:
+        error = to_see.pop(0)
+        if isinstance(error, Unkept):
+            return error
+        if error is None or id(error) in seen:
+            continue  # an error may be in the group that is its own context: Hypothesis makes such ones
+        seen.add(id(error))
+        to_see += error.exceptions if isinstance(error, BaseExceptionGroup) else [error.__context__]
+    return None
 
 
 def _became(result: Result) -> str:
