@@ -16,7 +16,6 @@ from deerflow_backends.clocks import Clock, wall_clock
 from deerflow_backends.errors import BackendUnavailable, Closed, ConfigError
 from deerflow_backends.files.failures import translating
 from deerflow_backends.files.journals import Busy, Intent, recover_all
-from deerflow_backends.files.layout import Store
 from deerflow_backends.files.opening import migrate as take_steps
 from deerflow_backends.files.opening import store_of
 

@@ -22,9 +22,7 @@ async def deerflow_migrate(settings: Settings, apply: bool) -> list[str]:
 
 @hookimpl
 def deerflow_connect(name: str, settings: Settings) -> AbstractAsyncContextManager[files.Connection]:
-    return files.connect(
-        name, **settings.model_dump(exclude={"migrate", "publish_timeout_seconds"}), migrate=False
-    )
+    return files.connect(name, **settings.model_dump(exclude={"migrate", "publish_timeout_seconds"}), migrate=False)
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from deerflow_backends.changes import Changes, Effects, State, StoredBody, StoredFact
+from deerflow_backends.changes import Changes, Effects, State, StoredBody
 from deerflow_backends.files.journals import Intent, commit, reading, writing
 from deerflow_backends.files.layout import (
     NO_PART,
@@ -155,9 +155,7 @@ def export(store: Store, user: str) -> list[Part]:
     if found is None:
         return []
     listed = [None, *(name for name in found.parts if name is not None)]
-    return [
-        Part(found.user_id, name, found.revision, found.updated_at, *parts.get(name, NO_PART)) for name in listed
-    ]
+    return [Part(found.user_id, name, found.revision, found.updated_at, *parts.get(name, NO_PART)) for name in listed]
 
 
 def _commit(store: Store, user: UserFile, changed: Mapping[str | None, StoredPart], intent: Intent) -> None:
@@ -166,9 +164,7 @@ def _commit(store: Store, user: UserFile, changed: Mapping[str | None, StoredPar
         name for name, part in changed.items() if not part.empty
     }
     user.parts = sorted(there, key=lambda name: (name is not None, name or ""))
-    put = {
-        part_file(name): encode_part(user.user_id, name, part) for name, part in changed.items() if not part.empty
-    }
+    put = {part_file(name): encode_part(user.user_id, name, part) for name, part in changed.items() if not part.empty}
     put[USER_FILE] = msgspec.json.encode(user)
     remove = [part_file(name) for name, part in changed.items() if part.empty]
     commit(store, user_name(user.user_id), put, remove, intent)
