@@ -7,5 +7,6 @@ What is no memory (threads, configuration, skills) is neither read nor touched. 
 
 from deerflow_backends.deerflow_folders.places import Damaged, Layout
 from deerflow_backends.deerflow_folders.reading import find_layout, read_folder
+from deerflow_backends.deerflow_folders.writing import write_folder
 
-__all__ = ["Damaged", "Layout", "find_layout", "read_folder"]
+__all__ = ["Damaged", "Layout", "find_layout", "read_folder", "write_folder"]
