@@ -9,7 +9,7 @@ from deerflow_conformance import Space, conform
 
 
 def _owned(space: Space) -> int:
-    return layout.owned(layout.Store(space.folder / space.name))
+    return layout.owned(layout.Store.at(space.folder / space.name))
 
 
 @conform("memory", plugin="files", owned=_owned)

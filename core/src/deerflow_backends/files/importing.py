@@ -6,10 +6,10 @@ what was read. Whoever dies before that step has imported nothing.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -23,9 +23,6 @@ from deerflow_backends.records import Part
 
 logger = logging.getLogger("deerflow_backends")
 
-#: Where it is put together, in the namespace's folder.
-_ROOM: Final = "import"
-
 
 def import_folder(store: Store, source: Path) -> None:
     """Import *source* into a store without users; what is damaged there is logged, noted and left.
@@ -33,9 +30,9 @@ def import_folder(store: Store, source: Path) -> None:
     If somebody has written to the store meanwhile, nothing is imported, and a warning says so. Only one process may
     call it at a time.
     """
-    room = Store(store.root / _ROOM)
-    shutil.rmtree(room.root, ignore_errors=True)  # of somebody who died
-    for folder in (room.root, room.users, room.journals):
+    room = Store(store.root / "import", store.root / "import-journals")
+    for folder in (room.users, room.journals):
+        shutil.rmtree(folder, ignore_errors=True)  # of somebody who died
         folder.mkdir(0o700)
     found = ImportedFile(str(source), 0, [])
     for part in read_folder(source):
@@ -46,15 +43,18 @@ def import_folder(store: Store, source: Path) -> None:
             found.damaged.append(refused)
     write_file(room.users / IMPORTED_FILE, msgspec.json.encode(found))
     sync(room.users)
+    room.journals.rmdir()
     try:
         room.users.rename(store.users)  # takes the place of an empty folder only
-    except OSError:
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+            raise
         logger.warning("files_import_given_up", extra={"source": str(source), "reason": "the store is not empty"})
+        shutil.rmtree(room.users)
     else:
         sync(store.root)
         for refused in found.damaged:
             logger.warning("files_import_damaged", extra={"file": refused.path, "reason": refused.reason})
-    shutil.rmtree(room.root)
 
 
 def _take(room: Store, part: Part | Damaged, source: Path) -> Refused | None:

@@ -96,7 +96,7 @@ def writing(store: Store, user: str) -> Iterator[Path]:
                         with suppress(OSError):  # what is left is empty, and found by the next opening
                             _remove_unused(store, user)
                     return
-            write_file(_mark(store, user), b"")
+            _mark(store, user).touch(0o600)
             with suppress(FileExistsError):
                 folder.mkdir(0o700)
 
@@ -118,12 +118,12 @@ def commit(store: Store, user: str, put: Mapping[str, bytes], remove: Collection
             for file, content in put.items():
                 write_file(store.new(user, file), content)
             write_file(prepared, msgspec.json.encode(Journal(list(put), list(remove))))
+            prepared.rename(journal)
     except BackendUnavailable:
         with suppress(OSError):
             _clean(store, user)
         raise
     with translating(maybe_written=True):
-        prepared.rename(journal)
         sync(store.journals)
         _finish(store, user)
 
@@ -188,7 +188,7 @@ def _finish(store: Store, user: str) -> None:
         (folder / file).unlink(missing_ok=True)
     sync(folder)
     if USER_FILE in journal.remove:
-        write_file(_mark(store, user), b"")
+        _mark(store, user).touch(0o600)
     path.unlink()
 
 

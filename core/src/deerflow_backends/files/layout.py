@@ -9,6 +9,7 @@
             <user>/                     its lock is the user's lock
                 user.json               the user's revision and time, and which parts there are
                 <part>.json             one part: a body and facts
+        import/ import-journals/        users while they are imported, until all are
         journals/                       what is being written just now
             <user>.<file>.new           a file that is to replace another
             <user>.journal              which ones are to take their places, and which files are to go
@@ -50,19 +51,25 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where the memories of one namespace are."""
+    """Where the memories of one namespace are.
 
-    root: Path
+    Attributes:
+        users: The users' folders.
+        journals: What is being written.
+    """
+
+    users: Path
+    journals: Path
+
+    @classmethod
+    def at(cls, root: Path) -> Store:
+        """The store in a namespace's folder."""
+        return cls(root / "users", root / "journals")
 
     @property
-    def users(self) -> Path:
-        """The users' folders."""
-        return self.root / "users"
-
-    @property
-    def journals(self) -> Path:
-        """What is being written."""
-        return self.root / "journals"
+    def root(self) -> Path:
+        """The namespace's folder."""
+        return self.users.parent
 
     def journal(self, user: str) -> Path:
         """The journal of a user's folder: there from the moment a write has happened until it is in place."""

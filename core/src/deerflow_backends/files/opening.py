@@ -40,7 +40,7 @@ def store_of(path: Path, namespace: str) -> Store:
     """
     if not _NAMESPACE.fullmatch(namespace):
         raise ConfigError(f"namespace must match {_NAMESPACE.pattern}, not {namespace!r}")
-    return Store(path / namespace)
+    return Store.at(path / namespace)
 
 
 async def migrate(path: Path, namespace: str, *, import_from: Path | None = None, apply: bool) -> list[str]:
@@ -92,7 +92,7 @@ def _due(path: Path, store: Store, import_from: Path | None) -> dict[str, str]:
     made = _is_made(store)
     if not made:
         due["folder"] = f"{store.root.name}: folder"
-    if import_from is None or (made and any(os.scandir(store.users))):
+    if import_from is None or (made and _is_used(store)):
         return due
     if not import_from.is_dir() and import_from not in path.parents:
         raise ConfigError(
@@ -135,6 +135,12 @@ def _is_made(store: Store) -> bool:
         if not folder.is_dir():
             raise damaged(folder, "it is not there")
     return True
+
+
+def _is_used(store: Store) -> bool:
+    """Whether anybody has a memory in it, or it was imported."""
+    with os.scandir(store.users) as entries:
+        return any(entries)
 
 
 def _not_ours(root: Path) -> ConfigError:
