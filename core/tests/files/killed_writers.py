@@ -56,9 +56,12 @@ async def tell(folder: str) -> None:
             print(json.dumps(["found", user_id, records]), flush=True)  # the test reads it
 
 
-def fork(name: str, folder: str, out: int) -> int:
+def fork(name: str, folder: str, pipe: tuple[int, int]) -> int:
+    reading, out = pipe
     pid = os.fork()
     if pid == 0:
+        os.close(reading)  # so that it ends when the parent does
+        os.close(sys.stdout.fileno())
         asyncio.run(work(name, folder, out))
         os._exit(1)
     return pid
@@ -67,19 +70,19 @@ def fork(name: str, folder: str, out: int) -> int:
 def main(folder: str, kills: int, seed: int) -> None:
     """Keep some writers alive, kill one after another, pass on what they say and what is stored."""
     chance = random.Random(seed)
-    reading, writing = os.pipe()
-    alive = {fork(f"{seed}.{number}", folder, writing) for number in range(WRITERS)}
+    pipe = os.pipe()
+    alive = {fork(f"{seed}.{number}", folder, pipe) for number in range(WRITERS)}
     for number in range(WRITERS, WRITERS + kills):
-        pass_on(reading, time.monotonic() + chance.uniform(0.0, 0.05))
+        pass_on(pipe[0], time.monotonic() + chance.uniform(0.0, 0.05))
         victim = chance.choice(sorted(alive))
         kill(victim)
         asyncio.run(tell(folder))
         alive.remove(victim)
-        alive.add(fork(f"{seed}.{number}", folder, writing))
-    pass_on(reading, time.monotonic() + 0.5)
+        alive.add(fork(f"{seed}.{number}", folder, pipe))
+    pass_on(pipe[0], time.monotonic() + 0.5)
     for victim in alive:
         kill(victim)
-    pass_on(reading, time.monotonic())
+    pass_on(pipe[0], time.monotonic())
     asyncio.run(tell(folder))
 
 

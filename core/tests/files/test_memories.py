@@ -122,6 +122,22 @@ def test_damage(tmp_path: Path, store_in: Store, name: str, damage: Callable[[Pa
     asyncio.run(main())
 
 
+def test_a_damaged_journal(tmp_path: Path, store_in: Store) -> None:
+    """A journal that cannot be read is its user's trouble: the store opens, and all others go on."""
+
+    async def main() -> None:
+        async with opened(tmp_path) as store:
+            await store.apply("ann", [PutFact(None, "f", {})])
+        store_in.journal(user_name("ann")).write_text("{")
+        async with opened(tmp_path) as store:
+            for call in (store.load("ann"), store.apply("ann", [PutBody(None, {"n": 1})])):
+                with pytest.raises(Corrupt, match=r"\.journal is damaged"):
+                    await call
+            assert (await store.apply("bob", [PutFact(None, "f", {})])).revision == 1
+
+    asyncio.run(main())
+
+
 def test_large(tmp_path: Path) -> None:
     """A value of 8 MiB and a memory of 10,000 facts are read as they were written, and changed."""
 
@@ -241,7 +257,7 @@ def test_a_disk_that_refuses(tmp_path: Path, store_in: Store, monkeypatch: pytes
     """Whichever sync or rename of a write fails: said to have written nothing, nothing is; else it is there whole."""
 
     async def main() -> None:
-        outcomes = []
+        outcomes: list[bool | None] = []
         for name in ("fsync", "rename"):
             for number in range(1, 20):
                 user_id = f"{name} {number}"

@@ -134,7 +134,9 @@ def test_nothing_is_made_where_that_is_not_wanted(tmp_path: Path) -> None:
 
 def test_a_folder_half_made(tmp_path: Path) -> None:
     """Whoever died while making the folder left nothing that keeps the next one from making it."""
-    (tmp_path / "data/deerflow/users").mkdir(parents=True)
+    for name in ("users", "journals"):
+        (tmp_path / "data/deerflow" / name).mkdir(parents=True)
+    (tmp_path / "data/deerflow/journals/store.json.new").write_text("{")
     assert asyncio.run(_use(tmp_path / "data")) == 1
 
 

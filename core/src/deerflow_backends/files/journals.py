@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from deerflow_backends.errors import BackendUnavailable
+from deerflow_backends.errors import BackendUnavailable, Corrupt
 from deerflow_backends.files.failures import translating
 from deerflow_backends.files.layout import USER_FILE, Journal, Store, decode, is_user_name
 from deerflow_backends.local_folders import sync, write_file
@@ -129,10 +129,13 @@ def commit(store: Store, user: str, put: Mapping[str, bytes], remove: Collection
 
 
 def recover_all(store: Store) -> None:
-    """Finish or undo what dead writers have left. Folders in use are left to whoever uses them."""
+    """Finish or undo what dead writers have left.
+
+    Folders in use are left to whoever uses them, and of damage the calls for that user tell.
+    """
     for user in {entry.partition(".")[0] for entry in os.listdir(store.journals)}:
         if is_user_name(user):
-            with suppress(Busy), writing(store, user):
+            with suppress(Busy, Corrupt), writing(store, user):
                 pass
 
 

@@ -121,9 +121,11 @@ def _is_made(store: Store) -> bool:
             if not is_writable(folder):
                 raise ConfigError(f"{folder} is read-only; make it writable")
     if not marker.exists():
-        if any(path not in {store.users, store.journals} or any(path.iterdir()) for path in root.iterdir()):
-            raise _not_ours(root)
-        return False
+        strange = _holds_more_than_a_beginning(store)
+        if not marker.exists():  # looked at again: somebody may be setting it up just now
+            if strange:
+                raise _not_ours(root)
+            return False
     found = decode(marker.read_bytes(), StoreFile, marker)
     if found.format != FORMAT:
         raise _not_ours(root)
@@ -135,6 +137,18 @@ def _is_made(store: Store) -> bool:
         if not folder.is_dir():
             raise damaged(folder, "it is not there")
     return True
+
+
+def _holds_more_than_a_beginning(store: Store) -> bool:
+    """Whether there is anything that `_set_up` does not put there."""
+    begun = {store.users, store.journals, store.root / STORE_FILE, _prepared(store)}
+    return any(
+        path not in begun or (path.is_dir() and not begun.issuperset(path.iterdir())) for path in store.root.iterdir()
+    )
+
+
+def _prepared(store: Store) -> Path:
+    return store.journals / f"{STORE_FILE}.new"
 
 
 def _is_used(store: Store) -> bool:
@@ -160,9 +174,8 @@ def _set_up(store: Store) -> None:
     """Make what is in a namespace's folder; the file that says so comes last."""
     _make(store.journals)
     _make(store.users)
-    prepared = store.journals / f"{STORE_FILE}.new"
-    write_file(prepared, msgspec.json.encode(StoreFile(FORMAT, VERSION)))
-    prepared.rename(store.root / STORE_FILE)
+    write_file(_prepared(store), msgspec.json.encode(StoreFile(FORMAT, VERSION)))
+    _prepared(store).rename(store.root / STORE_FILE)
     sync(store.root)
 
 

@@ -134,11 +134,10 @@ def restore(store: Store, part: Part, intent: Intent) -> bool:
     """
     with writing(store, user_name(part.user_id)) as folder:
         user = _user(folder)
-        stored = NO_PART if user is None else _parts(folder, set(user.parts) & {part.agent_name}).get(part.agent_name)
-        stored = stored or NO_PART
+        parts = user.parts if user else []
+        stored = _parts(folder, {part.agent_name}.intersection(parts)).get(part.agent_name, NO_PART)
         if not part.is_new((user.revision, user.updated_at) if user else None, stored.body, stored.facts):
             return False
-        parts = user.parts if user else []
         written = UserFile(part.user_id, part.user_revision, part.user_updated_at, parts)
         _commit(store, written, {part.agent_name: StoredPart(part.body, part.facts)}, intent)
         return True
