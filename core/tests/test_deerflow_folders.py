@@ -22,7 +22,7 @@ from deerflow_backends.deerflow_folders import Damaged, find_layout, read_folder
 from deerflow_backends.records import Part, read_part
 
 SUMMARY = {"summary": "", "updatedAt": ""}
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "version": "1.0",
     "lastUpdated": "2026-01-02T03:04:05.000006Z",
     "user": {"workContext": {"summary": "Écrit", "updatedAt": ""}, "personalContext": SUMMARY, "topOfMind": SUMMARY},
@@ -35,7 +35,9 @@ DOCUMENT = {
 AT = 1_767_323_045_000_006  # its lastUpdated
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-odd_values = st.sampled_from([None, 1, 1.0, True, -0.0, 1e-320, 10**3999, "\0", {"": [{"a.b": "$x"}]}, [[]]])
+odd_values: st.SearchStrategy[Any] = st.sampled_from(
+    [None, 1, 1.0, True, -0.0, 1e-320, 10**3999, "\0", {"": [{"a.b": "$x"}]}, [[]]]
+)
 times = odd_values | st.sampled_from(
     ["2026-01-02T03:04:05.000006Z", "2026-01-02T03:04:05", "2026-01-02", "0001-01-01T00:00:00+14:00", "9999-12-31", ""]
 )
@@ -128,7 +130,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert (a.user_id, a.agent_name, b.user_id, b.agent_name) == ("bob", "a", "bob", "b")
     assert {(part.user_revision, part.user_updated_at) for part in (a, b)} == {(1, AT + 1)}
     assert b.body == StoredBody(1, codec.canonical({**DOCUMENT, "facts": ["z", "a"]}))
-    tea = {key: value for key, value in DOCUMENT["facts"][0].items() if key != "id"}  # type: ignore[index,union-attr]  # a dict of anything
+    tea = {key: value for key, value in DOCUMENT["facts"][0].items() if key != "id"}
     assert b.facts["z"] == StoredFact(1, codec.canonical(tea), 1_767_225_600_000_000, 1_767_225_600_000_000)
     assert b.facts["a"][2:] == (AT, AT)
 
@@ -181,7 +183,7 @@ def test_changes_are_written(tmp_path: Path, unconfigured: Path) -> None:
     assert changed["facts"][1]["createdAt"] == changed["lastUpdated"] == new["lastUpdated"] > "2026-11"
     assert {**changed, "lastUpdated": 0, "facts": 0} == {**DOCUMENT, "lastUpdated": 0, "facts": 0}
     assert new.keys() == DOCUMENT.keys()
-    assert new["user"].keys() == DOCUMENT["user"].keys()  # type: ignore[attr-defined]  # a dict of anything
+    assert new["user"].keys() == DOCUMENT["user"].keys()
 
 
 @pytest.mark.parametrize(
