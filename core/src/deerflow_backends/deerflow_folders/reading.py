@@ -158,7 +158,7 @@ class _Reading:
         """Check whose *read* is: DeerFlow does not read a fact in another's folder either."""
         if read.agent_name is not None and str(read.agent_name).lower() != agent_name.lower():
             raise Unread(f"states another agent than its folder: {read.agent_name!r:.80}")
-        if read.owner is not markdown.NO_OWNER and read.owner not in {self.owner or self.name, self.name}:
+        if read.owner is not markdown.NO_OWNER and read.owner not in (self.owner or self.name, self.name):
             if self.owner or not isinstance(read.owner, str) or markdown.safe_user_id(read.owner) != self.name:
                 raise Unread(f"states another user than its folder: {read.owner!r:.80}")
             self.owner = read.owner

@@ -23,6 +23,18 @@ class _Loader(yaml.SafeLoader):
 yaml.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str, Loader=_Loader)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what DeerFlow's own dumper does, in another style where that one's would be read differently."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(break_ in text for break_ in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+yaml.add_representer(str, _represent_text, Dumper=_Dumper)
+
+
 def load_mapping(text: str) -> dict[Any, Any]:
     """Load a mapping; what is in it is yet to be checked.
 
@@ -40,5 +52,5 @@ def load_mapping(text: str) -> dict[Any, Any]:
 
 def dump_mapping(value: dict[str, Any]) -> str:
     """Write a mapping in its order, as DeerFlow does."""
-    text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
     return text.strip()
