@@ -39,6 +39,11 @@ PROJECTS: dict[str, dict[str, Any]] = {
 #: The distributions of this repository by name: these are installed from `dist`, never from an index.
 OURS = {canonicalize_name(project["project"]["name"]): folder for folder, project in PROJECTS.items()}
 
+#: What the session `host` installs beside core: DeerFlow, what that needs but does not declare, and the runner.
+HOST = ("deerflow-kernel==0.1.7", "aiosqlite", "email-validator", "sqlalchemy[asyncio]", "pytest")
+HOST_PINS = ROOT / "tests/host/constraints.txt"
+UV = "uv==0.13.9"
+
 
 def answer(python: Path, version: str) -> str | None:
     """Return the path that *python* itself gives, or None if it does not start or is not *version*.
@@ -65,6 +70,8 @@ def find_python(version: str) -> str:
 PYTHONS = {version: find_python(version) for version in VERSIONS}
 ABSENT = [version for version, python in PYTHONS.items() if python == version]
 FIRST = next((version for version in VERSIONS if version not in ABSENT), VERSIONS[0])
+#: DeerFlow wants 3.12 or later.
+HOST_PYTHON = next((version for version in VERSIONS[1:] if version not in ABSENT), VERSIONS[1])
 OTHERS = [version for version in VERSIONS if version != FIRST]
 if ABSENT:
     logger.warning(f"no interpreter that starts was found for Python {', '.join(ABSENT)}")
@@ -170,7 +177,8 @@ def tests(session: nox.Session, subject: str) -> None:
     """Each distribution passes its tests beside only what it declares; the repository passes its own."""
     if subject == "repository":
         install_everything(session)
-        session.run("pytest", "tests", "--ignore=tests/docs", "--ignore=tests/conformance", *session.posargs)
+        elsewhere = [f"--ignore=tests/{name}" for name in ("conformance", "docs", "host")]
+        session.run("pytest", "tests", *elsewhere, *session.posargs)
         return
     if subject == "core":
         install(session, wheel("core", extras=False))
@@ -198,15 +206,33 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/docs", *session.posargs)
 
 
-@nox.session(python=PYTHONS[FIRST], default=False)
-def pin(session: nox.Session) -> None:
-    """Write constraints.txt anew: the newest releases that go together, for every Python we support."""
-    session.install("--quiet", "uv")
-    wanted = [line for name in ("lint", "types", "build") for line in group(name)]
-    wanted += theirs([line for folder in DISTRIBUTIONS for line in declared(folder)])
-    arguments = ["--universal", "--python-version", VERSIONS[0], "--no-annotate", "--no-header", "--upgrade"]
+def resolve(session: nox.Session, wanted: list[str], pins: Path, version: str) -> None:
+    """Write into *pins* one exact version of all that is *wanted*, for Pythons from *version* on."""
+    arguments = ["--universal", "--python-version", version, "--no-annotate", "--no-header", "--upgrade"]
     source = Path(session.create_tmp(), "requirements.in")
     source.write_text("\n".join(wanted), encoding="utf-8")
-    pins = ROOT / "constraints.txt"
     session.run("uv", "pip", "compile", "--quiet", *arguments, "--output-file", str(pins), str(source))
     pins.write_text(f"# Written by: nox -s {session.name}\n{pins.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
+@nox.session(python=PYTHONS[HOST_PYTHON], requires=["build"], reuse_venv=False)
+def host(session: nox.Session) -> None:
+    """DeerFlow itself, installed beside core, finds its memory again where we copied it.
+
+    It asks for some three hundred distributions, at releases that do not go with ours: hence pins of its own, and uv,
+    which installs them in seconds where pip takes minutes.
+    """
+    session.install("--quiet", UV)
+    pins = ("--constraint", str(HOST_PINS))
+    session.run("uv", "pip", "install", "--quiet", *pins, wheel("core", extras=False), *HOST)
+    session.run("pytest", "tests/host", *session.posargs)
+
+
+@nox.session(python=PYTHONS[FIRST], default=False)
+def pin(session: nox.Session) -> None:
+    """Write the pins anew: the newest releases that go together, for every Python we support, and for the host's."""
+    session.install("--quiet", UV)
+    wanted = [line for name in ("lint", "types", "build") for line in group(name)]
+    wanted += theirs([line for folder in DISTRIBUTIONS for line in declared(folder)])
+    resolve(session, wanted, ROOT / "constraints.txt", VERSIONS[0])
+    resolve(session, [*HOST, *theirs(PROJECTS["core"]["project"]["dependencies"])], HOST_PINS, VERSIONS[1])

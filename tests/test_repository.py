@@ -56,8 +56,8 @@ def direct() -> Iterator[str]:
             yield from (line for line in lines if isinstance(line, str))
 
 
-def pins() -> list[Requirement]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(name: str = "constraints.txt") -> list[Requirement]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -90,13 +90,15 @@ def test_ordinary_lines_are_not_found() -> None:
 
 
 def test_no_lock_files() -> None:
-    """Versions are pinned in constraints.txt alone: lock files hold download addresses."""
+    """Versions are pinned in files of constraints alone: lock files hold download addresses."""
     assert [path for path in tracked() if path.name in LOCKS] == []
 
 
-def test_each_pin_is_one_version() -> None:
-    """constraints.txt holds exact versions with markers and nothing else: no address, no hash, no option, no extra."""
-    for pin in pins():
+@pytest.mark.parametrize("name", ["constraints.txt", "tests/host/constraints.txt"])
+def test_each_pin_is_one_version(name: str) -> None:
+    """Pins are exact versions with markers and nothing else: no address, no hash, no option, no extra."""
+    assert pins(name)
+    for pin in pins(name):
         assert [bound.operator for bound in pin.specifier] == ["=="], pin
         assert (pin.url, pin.extras) == (None, set()), pin
 

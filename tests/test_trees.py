@@ -126,9 +126,11 @@ def test_plugins_have_one_shape() -> None:
 
 
 def test_core_holds_what_its_map_names() -> None:
-    """Core has a module for each part that readers look for, and each embedded backend one for each capability."""
+    """Core has a module for each part that readers look for, and each embedded backend a plugin's modules."""
     package = ROOT / "core/src/deerflow_backends"
-    embedded = {f"{name}/{part}" for name in ("inprocess", "sqlite") for part in ("plugin.py", *CAPABILITIES)}
+    offered = {"inprocess": CAPABILITIES, "sqlite": CAPABILITIES, "files": {"memories.py"}}
+    shape = PLUGIN_FILES - CAPABILITIES - {"py.typed"}
+    embedded = {f"{name}/{part}" for name, capabilities in offered.items() for part in shape | capabilities}
     assert sorted(name for name in CORE_FILES | embedded if not (package / name).is_file()) == []
     assert (package / "cli").is_dir()
 

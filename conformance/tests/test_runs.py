@@ -19,6 +19,7 @@ from deerflow_conformance.promises import HARNESS, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import KitDefect, Run
+from deerflow_conformance.spaces import Space
 
 Checks = dict[str, list[Callable[[Bench], None]]]
 KNOWN = KnownFailure("gaps are late", "https://example.org/1", "2026-11-01")
@@ -285,6 +286,40 @@ def test_what_does_not_apply_says_why(run_with: Callable[..., Run]) -> None:
     whole, part = run.judge("S1"), run.judge("S2")
     assert (whole.state, whole.reason) == (State.NOT_APPLICABLE, "no files here")
     assert (part.state, part.reason) == (State.PASSED, "no files here")
+
+
+def _memory_that_exempts_itself(exempt: dict[str, str]) -> Any:
+    (memory,) = [one for one in REFERENCE if one.capability == "memory"]
+
+    async def opened(space: Space) -> AsyncIterator[Any]:
+        async with memory.open(space) as store:
+            store.exempt = exempt
+            yield store
+
+    return replace(memory, function=opened)
+
+
+def test_what_a_backend_may_declare_as_not_applying_is_shown_so() -> None:
+    """A backend that says that M9 does not apply to it is not judged by it, and the verdict gives its reason."""
+    run = Run(_memory_that_exempts_itself({"M9": "its files are written whole"}))
+    try:
+        result = run.judge("M9")
+        assert run.judge("M1").state is State.PASSED
+    finally:
+        run.close()
+    assert (result.state, result.reason) == (State.NOT_APPLICABLE, "the backend says: its files are written whole")
+    assert "(not applicable: M9; not run:" in Verdict("memory", "L1", (result,)).line()
+
+
+@pytest.mark.parametrize("exempt", [{"M2": "it is hard"}, {"M9": ""}, {"M9": "slow", "M10": "no files"}])
+def test_nothing_else_can_be_declared_away(exempt: dict[str, str]) -> None:
+    """A backend that exempts itself from a promise that the contract makes, or gives no reason, fails the harness."""
+    run = Run(_memory_that_exempts_itself(exempt))
+    try:
+        assert run.judge("M9").state is State.COULD_NOT_RUN
+    finally:
+        run.close()
+    assert run.results["L0"].state is State.FAILED
 
 
 def test_dependents_of_a_failure_could_not_run(run_with: Callable[..., Run]) -> None:

@@ -294,7 +294,7 @@ def test_a_capability_that_is_none_is_refused(site: Site) -> None:
         (
             "sqllite",
             "no installed distribution offers the backend 'sqllite'; did you mean 'sqlite'?"
-            " installed: inprocess, sqlite, witness",
+            " installed: files, inprocess, sqlite, witness",
         ),
         ("SQLite", "'SQLite' is no backend's name; such a name matches [a-z][a-z0-9_]*"),
         ("9", "'9' is no backend's name; such a name matches [a-z][a-z0-9_]*"),

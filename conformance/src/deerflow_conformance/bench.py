@@ -52,6 +52,7 @@ class Bench:
     Attributes:
         capability: Whose checks run.
         reach: What the backend says of itself.
+        exempt: The promises that it declares as not applying to it, with its reasons.
         virtual: Whether time is virtual, so that sleeping costs nothing.
         seed: What the generated programs are drawn from.
         short_ttl: An age worth waiting for, in seconds.
@@ -71,6 +72,7 @@ class Bench:
         self._helper = Process(conformance)
         self.capability: Capability = conformance.capability
         self.reach: Reach = "process"
+        self.exempt: dict[str, str] = {}
         self.virtual = conformance.virtual_time
         self.seed = seed
         self.short_ttl = 30.0 if self.virtual else 1.0

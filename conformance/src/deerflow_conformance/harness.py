@@ -10,12 +10,12 @@ from deerflow_backends.streams import Reach
 from deerflow_backends.threads import NewThread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Check, expect
-from deerflow_conformance.promises import HARNESS, Capability
+from deerflow_conformance.promises import EXEMPTIBLE, HARNESS, Capability
 from deerflow_conformance.protocols import PROTOCOLS, coroutines_of, iterators_of
 
 
 def it_opens(bench: Bench) -> None:
-    """The function yields one object with every method of the Protocol and a reach."""
+    """The function yields one object with every method of the Protocol, a reach, and no exemption of its own making."""
 
     async def body() -> None:
         async with bench.open() as opened:
@@ -30,6 +30,11 @@ def it_opens(bench: Bench) -> None:
             if bench.virtual:
                 expect(reach == "process", "a reach of 'process' with virtual_time=True", repr(reach))
             bench.reach = cast("Reach", reach)
+            exempt = dict(getattr(opened, "exempt", {}))
+            allowed = ", ".join(sorted(EXEMPTIBLE))
+            expect(exempt.keys() <= EXEMPTIBLE, f"nothing declared as not applying but {allowed}", exempt)
+            expect(all(exempt.values()), "a reason for each promise that is declared as not applying", exempt)
+            bench.exempt = exempt
 
     bench.run(body)
 

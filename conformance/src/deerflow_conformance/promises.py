@@ -59,6 +59,10 @@ class Promise:
 #: General promises that can be judged even of a backend that stores nothing.
 STANDALONE: Final = frozenset({"G9", "G13"})
 
+#: What a backend may declare as not applying to it, since the contract says so, in its attribute ``exempt``: a mapping
+#: of numbers to reasons. Everything else it keeps, or it does not offer the capability.
+EXEMPTIBLE: Final = frozenset({"M9"})
+
 #: The harness check that comes before every promise: it is the author's function that is tested, not the backend.
 HARNESS: Final = Promise(
     "L0",

@@ -82,6 +82,8 @@ class Run:
         checks = _loaded(number)
         if self.judge(HARNESS.number).state is not State.PASSED:
             return self._result(number, State.COULD_NOT_RUN, "the harness check L0 failed")
+        if number in self._bench.exempt:
+            return self._result(number, State.NOT_APPLICABLE, f"the backend says: {self._bench.exempt[number]}")
         for needed in PROMISES[number].needed_for(self.conformance.capability):
             before = self.results.get(needed)
             if before is not None and before.state in _BLOCKING:

@@ -6,7 +6,7 @@ A backend looks up the user's revision and the bodies and facts that `Changes` t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,7 +14,7 @@ from deerflow_backends import codec
 from deerflow_backends.arguments import check_identifier, check_integer, check_optional_identifier
 from deerflow_backends.clocks import to_datetime
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
-from deerflow_backends.memories import ABSENT, ANY, Applied, DeleteFact, Expected, Fact, Guard, PutBody, PutFact
+from deerflow_backends.memories import ABSENT, ANY, Applied, DeleteFact, Expected, Fact, Guard, Memory, PutBody, PutFact
 
 #: The greatest revision that may be imported, far from what counting reaches.
 MAX_IMPORTED_REVISION = 2**61
@@ -50,6 +50,32 @@ class StoredFact(NamedTuple):
             created_at=to_datetime(self.created_at),
             updated_at=to_datetime(self.updated_at),
         )
+
+
+def to_memory(
+    user_id: str | None,
+    agent_name: str | None,
+    user: tuple[int, int],
+    body: StoredBody | None,
+    facts: Iterable[tuple[str, StoredFact]],
+) -> Memory:
+    """Give one part to a caller: freshly decoded, the caller's own.
+
+    Args:
+        user: The user's revision and time in microseconds; revision 0 if never written.
+        body: None if absent.
+        facts: By id, in order.
+    """
+    revision, updated_at = user
+    return Memory(
+        user_id=user_id,
+        agent_name=agent_name,
+        body=codec.decode(body.body) if body else {},
+        body_revision=body.revision if body else 0,
+        facts=tuple(fact.to_fact((agent_name, fact_id)) for fact_id, fact in facts),
+        revision=revision,
+        updated_at=to_datetime(updated_at) if revision else None,
+    )
 
 
 class BodyChange(NamedTuple):

@@ -19,7 +19,7 @@ from deerflow_backends.arguments import check_seconds
 from deerflow_backends.capabilities import CAPABILITIES, OPTIONS, Options
 from deerflow_backends.errors import InvalidArgument
 from deerflow_backends.mistakes import Mistake, Place, is_url, refuse, scrub, unknown
-from deerflow_backends.sources import NAME, Layer, from_arguments, from_environment, from_file
+from deerflow_backends.sources import NAME, Layer, from_arguments, from_environment, from_file, from_host
 
 DEFAULT_BACKEND: Final = "inprocess"
 DEFAULT_DRAIN_SECONDS: Final = 10.0
@@ -77,12 +77,12 @@ class Configuration:
     @property
     def file(self) -> str | None:
         """The file that was read, with the section if it is another's; None if there is none."""
-        return self._layers[-1].origins.get(())
+        return self._layers[2].origins.get(())
 
     @property
     def variables(self) -> int:
         """How many environment variables were read."""
-        return len(set(self._layers[1].origins.values()))
+        return len({origin for layer in (self._layers[1], self._layers[3]) for origin in layer.origins.values()})
 
     def says(self, place: Place) -> bool:
         """Whether any source says anything about *place*."""
@@ -100,6 +100,8 @@ class Configuration:
 def load_configuration(arguments: Mapping[str, Any] | None = None) -> Configuration:
     """Read the configuration: arguments before environment before file before defaults.
 
+    By default everything is in process, but where `DEER_FLOW_HOME` names DeerFlow's folder memory is in files there.
+
     Args:
         arguments: In the shape of the file, such as ``{"memory": "sqlite"}``.
 
@@ -107,7 +109,8 @@ def load_configuration(arguments: Mapping[str, Any] | None = None) -> Configurat
         ConfigError: One line for each mistake, naming the key, its origin and what is allowed.
     """
     environment = dict(os.environ)
-    layers = (from_arguments(arguments or {}), from_environment(environment), from_file(environment))
+    stated = (from_arguments(arguments or {}), from_environment(environment), from_file(environment))
+    layers = (*stated, from_host(environment, stated))
     refuse([mistake for layer in layers for mistake in layer.mistakes])
     given: Any = {"layers": layers}
     merged = _Merged(**given)

@@ -17,9 +17,9 @@ from deerflow_backends.arguments import (
     check_text,
 )
 from deerflow_backends.changes import StoredFact
-from deerflow_backends.memories import Fact
+from deerflow_backends.memories import Fact, FactMatch
 from deerflow_backends.paging import Page, decode_cursor, encode_cursor
-from deerflow_backends.search import has_category
+from deerflow_backends.search import has_category, query_parts, search_facts
 from deerflow_backends.thread_changes import StoredThread, check_metadata, check_scope
 from deerflow_backends.threads import ANY_USER, MAX_EXAMINED, Scope, Thread
 
@@ -75,6 +75,30 @@ def check_fact_listing(user_id: Any, *, agent_name: Any, category: Any, limit: A
     if cursor is not None:
         (after,) = decode_cursor(_fact_listing(user_id, agent_name, category), cursor, (str,))
     return FactListing(user_id, agent_name, category, check_page_limit(limit), after)
+
+
+@dataclass(frozen=True, slots=True)
+class FactSearch:
+    """Checked arguments of `MemoryStore.search`."""
+
+    user_id: str | None
+    agent_name: str | None
+    parts: tuple[str, ...]
+    category: str | None
+    limit: int
+
+    def find(self, rows: Iterable[tuple[str, StoredFact]]) -> list[FactMatch]:
+        """Match and rank *rows*: the facts of the part, or of the category in it."""
+        facts = (stored.to_fact((self.agent_name, fact_id)) for fact_id, stored in rows)
+        return search_facts(facts, self.parts, category=self.category, limit=self.limit)
+
+
+def check_fact_search(user_id: Any, query: Any, *, agent_name: Any, category: Any, limit: Any) -> FactSearch:
+    """Check the arguments of `MemoryStore.search`."""
+    user_id = check_optional_identifier("user_id", user_id)
+    agent_name = check_optional_identifier("agent_name", agent_name)
+    parts = query_parts(query)
+    return FactSearch(user_id, agent_name, parts, check_category(category), check_page_limit(limit))
 
 
 def check_category(category: Any) -> str | None:

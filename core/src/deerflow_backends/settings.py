@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -23,8 +23,21 @@ def _no_is_off(value: Any) -> Any:
     return "off" if value is False else value  # which is what YAML makes of a bare off
 
 
+def _plain_path(value: Any) -> Any:
+    """Refuse what would silently be another folder than the one that is meant."""
+    text = str(value) if isinstance(value, Path) else value
+    if isinstance(text, str) and (not text.strip() or text.startswith("~") or "$" in text or "://" in text):
+        raise ValueError(
+            "must name a folder: no empty text, no '~', no URL, and '$NAME' only as the whole value in a file"
+        )
+    return value
+
+
 #: A duration, more than 0 and finite; ``yes`` is none.
 Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+
+#: A folder; relative means relative to where the process was started.
+Folder = Annotated[Path, BeforeValidator(_plain_path)]
 
 
 class ConnectionSettings(BaseModel):

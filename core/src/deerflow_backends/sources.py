@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,9 @@ PREFIX: Final = "DEERFLOW_BACKENDS_"
 FILE_VARIABLE: Final = PREFIX + "CONFIG"
 HOST_FILE_VARIABLE: Final = "DEER_FLOW_CONFIG_PATH"
 HOST_SECTION: Final = "backends"
+HOST_HOME_VARIABLE: Final = "DEER_FLOW_HOME"
+#: Our own folder in DeerFlow's.
+HOST_FOLDER: Final = "deerflow-backends"
 DEFAULT_FILE: Final = Path("deerflow-backends.yaml")
 TOP_LEVEL: Final = (*CAPABILITIES, "connections", "drain_seconds")
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
@@ -188,6 +191,18 @@ def _insert(layer: Layer, raw: dict[str, Any], place: Place, value: Any, variabl
     else:
         at[place[-1]] = value
         layer.origins.setdefault(place, variable)
+
+
+def from_host(environment: Mapping[str, str], stronger: Sequence[Layer]) -> Layer:
+    """Read where DeerFlow keeps its own data: there memory is kept, too, unless a *stronger* source chooses for it."""
+    layer = Layer()
+    home = environment.get(HOST_HOME_VARIABLE)
+    chosen = any(source.holds(("memory", key)) for source in stronger for key in ("backend", "connection"))
+    if home and not chosen:
+        layer.origins[()] = HOST_HOME_VARIABLE
+        settings = {"path": str(Path(home, HOST_FOLDER)), "import_from": home}
+        layer.normalise({"memory": "files", "connections": {"files": settings}})
+    return layer
 
 
 def from_file(environment: Mapping[str, str]) -> Layer:

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from deerflow_backends import sqlite
+from deerflow_backends.blocking import in_thread
 from deerflow_backends.errors import BackendUnavailable, Closed, ConfigError, Corrupt
-from deerflow_backends.sqlite.database import Database, in_thread, open_database
+from deerflow_backends.sqlite.database import Database, open_database
 from deerflow_backends.sqlite.worker import Tuning
 
 Child = Callable[[str], AbstractContextManager[subprocess.Popen[str]]]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from deerflow_backends import sqlite
+from deerflow_backends import local_folders, sqlite
 from deerflow_backends.backends import plan
 from deerflow_backends.configuration import load_configuration
 from deerflow_backends.errors import BackendsError, ConfigError, Corrupt, PluginError
-from deerflow_backends.sqlite import layout, opening
+from deerflow_backends.sqlite import layout
 from deerflow_backends.threads import NewThread
 
 BytesOf = Callable[[Path], dict[str, bytes]]
@@ -27,7 +27,7 @@ BytesOf = Callable[[Path], dict[str, bytes]]
 #: Makes a file with some content and dies without closing it, so that a write-ahead log is left.
 DIE = """
 import asyncio, os, signal, sqlite3, sys
-from deerflow_backends import sqlite
+from deerflow_backends import local_folders, sqlite
 from deerflow_backends.memories import PutFact
 async def main(folder):
     async with sqlite.connect(path=folder) as connection, sqlite.open_memory(connection) as store:
@@ -234,10 +234,10 @@ def test_network_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     mounts = tmp_path / "mounts"
     escaped = str(share).replace(" ", "\\040")
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nhost:/x {escaped} nfs4 rw 0 0\ntmpfs {escaped}/local tmpfs rw 0 0\n")
-    assert opening.file_system(tmp_path, mounts) == "ext4"
-    assert opening.file_system(share / "local", mounts) == "tmpfs"
-    assert opening.file_system(share, tmp_path / "none") is None
-    monkeypatch.setattr(opening, "file_system", lambda folder: "nfs4")
+    assert local_folders.file_system(tmp_path, mounts) == "ext4"
+    assert local_folders.file_system(share / "local", mounts) == "tmpfs"
+    assert local_folders.file_system(share, tmp_path / "none") is None
+    monkeypatch.setattr(local_folders, "file_system", lambda folder: "nfs4")
     with pytest.raises(ConfigError, match=r"network file system \(nfs4\)"):
         asyncio.run(_open(share))
     assert list(share.iterdir()) == [share / "local"]
@@ -282,7 +282,7 @@ def test_twenty_at_once(tmp_path: Path) -> None:
     source = """
 import asyncio, os, sys
 from contextlib import AsyncExitStack
-from deerflow_backends import sqlite
+from deerflow_backends import local_folders, sqlite
 async def main(folder):
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(sqlite.connect(path=folder, timeout_seconds=60))

@@ -274,7 +274,7 @@ def a_word_twice_counts_twice() -> Patched:
     def query_parts(query: str) -> tuple[str, ...]:
         return tuple(search._folded(query).split()) or _query_parts(query)
 
-    return mock.patch.object(memories, "query_parts", query_parts)
+    return mock.patch.object(listings, "query_parts", query_parts)
 
 
 @mutant("M7", "memory")
@@ -284,7 +284,7 @@ def only_spaces_part_words() -> Patched:
     def query_parts(query: str) -> tuple[str, ...]:
         return tuple(filter(str.strip, search._folded(query).split(" "))) if query.strip() else _query_parts(query)
 
-    return mock.patch.object(memories, "query_parts", query_parts)
+    return mock.patch.object(listings, "query_parts", query_parts)
 
 
 _query_parts = search.query_parts

@@ -11,18 +11,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
-from deerflow_backends import codec
-from deerflow_backends.arguments import check_identifier, check_optional_identifier, check_page_limit
+from deerflow_backends.arguments import check_identifier, check_optional_identifier
 from deerflow_backends.binding import Binding
-from deerflow_backends.changes import Changes, Effects, State, StoredFact, applied, check_changes, judge
-from deerflow_backends.clocks import to_datetime
+from deerflow_backends.changes import Changes, Effects, State, StoredFact, applied, check_changes, judge, to_memory
 from deerflow_backends.inprocess.connection import Connection
 from deerflow_backends.inprocess.layout import StoredUser, memory_table
-from deerflow_backends.listings import check_category, check_fact_listing
+from deerflow_backends.listings import check_fact_listing, check_fact_search
 from deerflow_backends.memories import ALL, All, Applied, Change, Fact, FactMatch, Memory, MemoryOptions, Record
 from deerflow_backends.paging import Page
 from deerflow_backends.records import Part, read_in_chunks, read_part
-from deerflow_backends.search import query_parts, search_facts
 from deerflow_backends.streams import Reach
 
 _NEVER_WRITTEN = StoredUser(revision=0, updated_at=0)
@@ -49,15 +46,7 @@ class InProcessMemoryStore:
             revision, updated_at = user.revision, user.updated_at
             body = user.bodies.get(agent_name)
             facts = self._facts_in_order(user_id, agent_name)
-        return Memory(
-            user_id=user_id,
-            agent_name=agent_name,
-            body=codec.decode(body.body) if body else {},
-            body_revision=body.revision if body else 0,
-            facts=tuple(fact.to_fact((agent_name, fact_id)) for fact_id, fact in facts),
-            revision=revision,
-            updated_at=to_datetime(updated_at) if revision else None,
-        )
+        return to_memory(user_id, agent_name, (revision, updated_at), body, facts)
 
     async def apply(
         self, user_id: str | None, changes: Sequence[Change], *, expected_revision: int | None = None
@@ -127,15 +116,10 @@ class InProcessMemoryStore:
     ) -> list[FactMatch]:
         """Find facts by their text."""
         self._binding.check()
-        user_id = check_optional_identifier("user_id", user_id)
-        agent_name = check_optional_identifier("agent_name", agent_name)
-        parts = query_parts(query)
-        category = check_category(category)
-        limit = check_page_limit(limit)
+        search = check_fact_search(user_id, query, agent_name=agent_name, category=category, limit=limit)
         with self._lock:
-            facts = self._facts_in_order(user_id, agent_name)
-        decoded = (fact.to_fact((agent_name, fact_id)) for fact_id, fact in facts)
-        return search_facts(decoded, parts, category=category, limit=limit)
+            facts = self._facts_in_order(search.user_id, search.agent_name)
+        return search.find(facts)
 
     async def agents(self, user_id: str | None) -> list[str]:
         """Name the agents that have a body or facts."""

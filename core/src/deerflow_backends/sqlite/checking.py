@@ -9,9 +9,9 @@ import sqlite3
 from typing import Final
 
 from deerflow_backends.hookspecs import Finding
+from deerflow_backends.local_folders import file_system
 from deerflow_backends.sqlite.connection import Connection
 from deerflow_backends.sqlite.layout import ONE_ROW_TABLE, TABLES_OF
-from deerflow_backends.sqlite.opening import file_system
 
 #: Less room than this on the disk is worth a warning.
 _LOW_BYTES: Final = 1024**3

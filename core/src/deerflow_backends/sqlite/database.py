@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from deerflow_backends.errors import BackendUnavailable
-from deerflow_backends.sqlite.worker import Call, Tuning, Worker, settle
+from deerflow_backends.sqlite.worker import Call, Tuning, Worker
 
 T = TypeVar("T")
 
@@ -110,28 +109,3 @@ async def open_database(path: Path, tuning: Tuning, secure_delete: str = "FAST")
             await writer.stop()
         finally:
             await reader.stop()
-
-
-async def in_thread(name: str, function: Callable[[], T]) -> T:
-    """Do what blocks in a thread that is gone afterwards; if cancelled, once it is done."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            value = function()
-        except Exception as error:  # it is the caller's
-            loop.call_soon_threadsafe(settle, future, None, error)
-        else:
-            loop.call_soon_threadsafe(settle, future, value, None)
-
-    thread = threading.Thread(target=run, name=name)
-    thread.start()
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        future.exception()  # seen, though nobody is left to raise it to
-        raise
-    finally:
-        thread.join()

@@ -8,16 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Literal, TypeVar
 
-from deerflow_backends import codec
-from deerflow_backends.arguments import check_identifier, check_optional_identifier, check_page_limit
+from deerflow_backends.arguments import check_identifier, check_optional_identifier
 from deerflow_backends.binding import Binding
-from deerflow_backends.changes import applied, check_changes, judge
-from deerflow_backends.clocks import to_datetime
-from deerflow_backends.listings import check_category, check_fact_listing
+from deerflow_backends.changes import applied, check_changes, judge, to_memory
+from deerflow_backends.listings import check_fact_listing, check_fact_search
 from deerflow_backends.memories import ALL, All, Applied, Change, Fact, FactMatch, Memory, MemoryOptions, Record
 from deerflow_backends.paging import Page
 from deerflow_backends.records import Part, read_in_chunks, read_part
-from deerflow_backends.search import query_parts, search_facts
 from deerflow_backends.sqlite import memory_tables as tables
 from deerflow_backends.sqlite.connection import Connection, ping
 from deerflow_backends.sqlite.database import Database
@@ -42,15 +39,7 @@ class SqliteMemoryStore:
         check_optional_identifier("user_id", user_id)
         check_optional_identifier("agent_name", agent_name)
         part = await self._read(lambda connection: tables.load(connection, user_id, agent_name))
-        return Memory(
-            user_id=user_id,
-            agent_name=agent_name,
-            body=codec.decode(part.body.body) if part.body else {},
-            body_revision=part.body.revision if part.body else 0,
-            facts=tuple(fact.to_fact((agent_name, fact_id)) for fact_id, fact in part.facts),
-            revision=part.revision,
-            updated_at=to_datetime(part.updated_at) if part.revision else None,
-        )
+        return to_memory(user_id, agent_name, (part.revision, part.updated_at), part.body, part.facts)
 
     async def apply(
         self, user_id: str | None, changes: Sequence[Change], *, expected_revision: int | None = None
@@ -102,16 +91,11 @@ class SqliteMemoryStore:
     ) -> list[FactMatch]:
         """Find facts by their text."""
         self._binding.check()
-        check_optional_identifier("user_id", user_id)
-        check_optional_identifier("agent_name", agent_name)
-        parts = query_parts(query)
-        check_category(category)
-        check_page_limit(limit)
+        search = check_fact_search(user_id, query, agent_name=agent_name, category=category, limit=limit)
 
         def job(connection: sqlite3.Connection) -> list[FactMatch]:
             rows = tables.facts_after(connection, user_id, agent_name, category=category, after=None, limit=-1)
-            facts = (fact.to_fact((agent_name, fact_id)) for fact_id, fact in rows)
-            return search_facts(facts, parts, category=category, limit=limit)
+            return search.find(rows)
 
         return await self._read(job)
 

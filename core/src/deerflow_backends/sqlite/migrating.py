@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from deerflow_backends.blocking import in_thread
 from deerflow_backends.errors import BackendUnavailable, ConfigError
-from deerflow_backends.sqlite.database import in_thread
+from deerflow_backends.local_folders import check_folder
 from deerflow_backends.sqlite.failures import is_busy, translated
 from deerflow_backends.sqlite.layout import KIND_OF, STATE, STEPS_OF, STREAMS, VERSION, Kind, step_sql
 from deerflow_backends.sqlite.opening import (
     check_file,
-    check_folder,
     check_sqlite,
     check_version,
     create_file,
@@ -57,7 +57,7 @@ async def migrate(
 
 def _migrate(path: Path, namespace: str, capabilities: frozenset[str], apply: bool, check: bool) -> list[str]:
     check_sqlite()
-    check_folder(path)
+    check_folder(path, "SQLite's locks")
     taken: list[str] = []
     for kind in (STREAMS, STATE):
         chosen = [capability for capability in STEPS_OF if capability in capabilities and KIND_OF[capability] is kind]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from deerflow_backends.errors import BackendUnavailable, ConfigError, Corrupt, PluginError
+from deerflow_backends.local_folders import is_writable, sync
 from deerflow_backends.sqlite.failures import translated
 from deerflow_backends.sqlite.layout import VERSION, Kind
 from deerflow_backends.sqlite.worker import connect_file
@@ -32,14 +32,6 @@ OLDEST_SQLITE: Final = (3, 37, 0)
 #: Reading a large file whole takes longer than anybody wants to wait at each start: what these seconds do not reach
 #: is found when it is used.
 CHECK_SECONDS: Final = 2.0
-
-#: Where SQLite's locks do not hold between hosts, and its shared memory does not exist.
-NETWORK_FILE_SYSTEMS: Final = {
-    *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.ceph", "fuse.glusterfs", "fuse.rclone"),
-    *("fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"),
-}
-
-_MOUNTS: Final = Path("/proc/mounts")
 
 #: What a process that died while opening left behind is removed when it is this old.
 _STALE_SECONDS: Final = 60.0
@@ -65,38 +57,6 @@ def check_sqlite() -> None:
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `ConfigError` if *folder* cannot hold our files. It may be missing, its parent may not."""
-    existing = folder if os.path.lexists(folder) else folder.parent
-    if not existing.is_dir():
-        problem = "is no folder" if os.path.lexists(existing) else "does not exist"
-        raise ConfigError(f"path {str(folder)!r}: {existing} {problem}; make it, or choose another path")
-    kind = file_system(existing)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise ConfigError(
-            f"path {str(folder)!r} is on a network file system ({kind}), where SQLite's locks do not hold; "
-            "choose a local folder, or another backend"
-        )
-    if not _is_writable(existing) or not os.access(existing, os.X_OK):
-        raise ConfigError(f"path {str(folder)!r}: the folder {existing} is read-only; make it writable")
-
-
-def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
-    """Name the type of the file system that holds *folder*; None where the system does not tell."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    target = folder.resolve()
-    found: tuple[int, str | None] = (-1, None)
-    for line in lines:
-        _device, point, kind = line.split(" ")[:3]
-        mounted = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point))
-        if target.is_relative_to(mounted) and len(mounted.parts) >= found[0]:
-            found = (len(mounted.parts), kind)
-    return found[1]
-
-
 def check_file(path: Path, kind: Kind) -> bool:
     """Look at a file without changing it; False if there is none.
 
@@ -111,7 +71,7 @@ def check_file(path: Path, kind: Kind) -> bool:
         raise ConfigError(f"{path} is no file; move it away, or choose another path or namespace")
     for written in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         with contextlib.suppress(FileNotFoundError):
-            if not _is_writable(written):
+            if not is_writable(written):
                 raise ConfigError(f"{written} is read-only; make it writable")
     _in_stillness(path, lambda: _check_header(path, kind))
     look(path, lambda connection: _examine(connection, path))
@@ -131,11 +91,11 @@ def create_file(path: Path, kind: Kind) -> None:
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute(_CREATE_STEPS)
         made.chmod(0o600)  # it will hold what users said; SQLite gives its log the same mode
-        _sync(made)
+        sync(made)
         with contextlib.suppress(FileExistsError):
             _link(made, path)
     with contextlib.suppress(OSError):  # not every system can sync a folder
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -275,17 +235,3 @@ def _signature(path: Path) -> tuple[int, int, int, int]:
     except FileNotFoundError:
         return file.st_mtime_ns, file.st_size, 0, 0
     return file.st_mtime_ns, file.st_size, log.st_mtime_ns, log.st_size
-
-
-def _is_writable(path: Path) -> bool:
-    """Whether we may write there, and the mode says that anybody may: the superuser could, and should not."""
-    return bool(path.stat().st_mode & 0o222) and os.access(path, os.W_OK)
-
-
-def _sync(path: Path) -> None:
-    """Make what is written, or of a folder its names, survive a power loss."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator
-
-from deerflow_backends.settings import ConnectionSettings, Seconds
-
-
-def _check_path(value: Any) -> Any:
-    """Refuse what would silently be another folder than the one that is meant."""
-    text = str(value) if isinstance(value, Path) else value
-    if isinstance(text, str) and (not text.strip() or text.startswith("~") or "$" in text or "://" in text):
-        raise ValueError(
-            "must name a folder: no empty text, no '~', no URL, and '$NAME' only as the whole value in a file"
-        )
-    return value
+from deerflow_backends.settings import ConnectionSettings, Folder, Seconds
 
 
 class Settings(ConnectionSettings):
@@ -31,6 +18,6 @@ class Settings(ConnectionSettings):
         sweep_seconds: How often what has expired is freed.
     """
 
-    path: Annotated[Path, BeforeValidator(_check_path)]
+    path: Folder
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     sweep_seconds: Seconds = 60.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from deerflow_backends.blocking import settle
 from deerflow_backends.errors import BackendUnavailable
 from deerflow_backends.sqlite.failures import is_busy, translated
 
@@ -273,13 +274,3 @@ def _resolve(calls: list[Call]) -> None:
         if call.error is None and call.on_commit is not None:
             call.on_commit(call.value)
         settle(call.future, call.value, call.error)
-
-
-def settle(future: asyncio.Future[T], value: Any, error: Exception | None) -> None:
-    """Give a future its outcome, if anybody still waits for it; in the event loop."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
