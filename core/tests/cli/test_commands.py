@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from deerflow_backends import ANY_USER, Backends, open_backends
-from deerflow_backends.cli.app import run as run_command
 from deerflow_backends.cli.output import print_json, printable
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,18 +43,6 @@ IN_PROCESS = """
     def deerflow_counters(connection, options):
         return inprocess.open_counters(connection, options)
 """
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Run a command in this process, whose in-process backend it then shares: exit code, stdout and stderr."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_command(arguments)
-        return code, *capsys.readouterr()
-
-    return command
 
 
 def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
