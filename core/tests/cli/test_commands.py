@@ -66,6 +66,16 @@ def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
         (["check", "--backend", "nope"], ["'nope'"]),
         (["migrate", "--backend", "redis"], ["pip install deerflow-redis"]),
         (["tail", "run", "--backend", "inprocess", "--set", "colour=hunter2"], ["colour"]),
+        (["threads"], ["--any-user"]),
+        (["threads", "ada", "--any-user"], ["--any-user"]),
+        (["threads", "ada", "--limit", "0"], ["--limit"]),
+        (["threads", ""], ["must not be empty"]),
+        (["threads", "ada", "--backend", "inprocess", "--set", "colour=hunter2"], ["colour"]),
+        (["memory", "ada", "--shared"], ["--shared"]),
+        (["memory", "ada", "--category", "c"], ["--search"]),
+        (["memory", "ada", "--search", " "], ["must not be empty"]),
+        (["counters", "--interval", "1"], ["--watch"]),
+        (["counters", "--window", "10000000"], ["seconds must be at most 86400"]),
         (["demo", "--backend", "inprocess"], ["reaches one process only"]),
         (["demo", "--backend", "nope"], ["'nope'"]),
         (["demo", "--set", "path"], ["key=value"]),
@@ -135,7 +145,7 @@ def test_no_command_is_a_question_for_help(run: Run) -> None:
     """Alone, the command shows which ones there are."""
     ended = run()
     assert ended.returncode == 0
-    for name in ("list", "check", "migrate", "tail", "demo"):
+    for name in ("list", "check", "migrate", "tail", "threads", "memory", "counters", "demo"):
         assert name in ended.stdout
 
 

@@ -17,9 +17,11 @@ from deerflow_backends.cli.demo import require_libraries
 from deerflow_backends.cli.options import (
     BackendOption,
     JsonOption,
+    OneBackendOption,
     SetOption,
     UsageError,
     configured,
+    configured_alone,
     parse_settings,
 )
 from deerflow_backends.cli.output import print_errors
@@ -103,6 +105,96 @@ def tail_command(
     configuration = configured(backend, settings)
     whole = asyncio.run(tail(configuration, run_id, last_event_id=last_event_id, follow=follow, as_json=as_json))
     raise typer.Exit(0 if whole else 1)
+
+
+@app.command("threads")
+def threads_command(
+    user: Annotated[str | None, typer.Argument(metavar="USER", help="Whose threads.", show_default=False)] = None,
+    *,
+    any_user: Annotated[
+        bool, typer.Option("--any-user", help="Every user's threads, and those without owner, in place of USER.")
+    ] = False,
+    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="Only those of this status.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Print at most so many.")] = 50,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a user's threads, pinned ones first, then the latest."""
+    if (user is None) != any_user:
+        raise UsageError("name one USER, or --any-user for everybody's threads")
+    configuration = configured_alone("thread_index", backend, settings)
+    from deerflow_backends.cli.threads import show_threads
+    from deerflow_backends.threads import ANY_USER
+
+    scope = ANY_USER if user is None else user
+    asyncio.run(show_threads(configuration, scope, status=status, limit=limit, as_json=as_json))
+
+
+@app.command("memory")
+def memory_command(
+    user: Annotated[str | None, typer.Argument(metavar="USER", help="Whose memory.", show_default=False)] = None,
+    *,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="The one memory of a deployment without users, in place of USER.")
+    ] = False,
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="NAME", help="This agent's part, not the user-wide one.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="QUERY", help="Show the facts that have all words of it.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", metavar="C", help="Search in facts of this category only.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Show at most so many matches; 10 if not said.")
+    ] = None,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is remembered of a user, or search in it."""
+    if (user is None) != shared:
+        raise UsageError("name one USER, or --shared for the memory without a user")
+    if search is None and (category is not None or limit is not None):
+        raise UsageError("--category and --limit go with --search QUERY")
+    configuration = configured_alone("memory", backend, settings)
+    from deerflow_backends.cli.memories import search_memory, show_memory
+
+    if search is None:
+        asyncio.run(show_memory(configuration, user, agent_name=agent, as_json=as_json))
+        return
+    found = search_memory(
+        configuration, user, search, agent_name=agent, category=category, limit=limit or 10, as_json=as_json
+    )
+    asyncio.run(found)
+
+
+@app.command("counters")
+def counters_command(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    window: Annotated[
+        int, typer.Option("--window", metavar="SECONDS", min=1, help="How far back health is judged.")
+    ] = 300,
+    interval: Annotated[
+        float | None,
+        typer.Option("--interval", metavar="SECONDS", min=0.1, help="How often --watch looks; 2 if not said."),
+    ] = None,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how every model does: in all, of late, and whether that is healthy."""
+    if interval is not None and not watch:
+        raise UsageError("--interval goes with --watch")
+    configuration = configured_alone("counters", backend, settings)
+    from deerflow_backends.cli.counters import show_counters
+
+    interval_seconds = (interval or 2.0) if watch else None
+    shown = show_counters(configuration, window_seconds=window, interval_seconds=interval_seconds, as_json=as_json)
+    asyncio.run(shown)
 
 
 @app.command()
