@@ -76,6 +76,19 @@ def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
         (["memory", "ada", "--search", " "], ["must not be empty"]),
         (["counters", "--interval", "1"], ["--watch"]),
         (["counters", "--window", "10000000"], ["seconds must be at most 86400"]),
+        (["copy", "memory", "--from", "inprocess"], ["--to"]),
+        (["copy", "counters", "--from", "inprocess", "--to", "sqlite"], ["these can: memory, thread_index"]),
+        (["copy", "memory", "--from", "nope", "--to", "inprocess"], ["no connection 'nope'"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "redis://u:hunter2@h"], ["no connection"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "sqlite"], ["connections.sqlite.path"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "inprocess"], ["same store"]),
+        (["copy", "memory", "--from", "deerflow:nowhere", "--to", "inprocess"], ["no memory of DeerFlow in nowhere"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:"], ["name the folder"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f"], ["this process only"]),
+        (["copy", "thread_index", "--from", "inprocess", "--to", "deerflow:f"], ["memory only"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "sqlite", "--layout", "markdown"], ["--layout goes with"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f", "--layout", "x"], ["documents, markdown"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f", "--into-existing"], ["--into-existing"]),
         (["demo", "--backend", "inprocess"], ["reaches one process only"]),
         (["demo", "--backend", "nope"], ["'nope'"]),
         (["demo", "--set", "path"], ["key=value"]),
@@ -145,7 +158,7 @@ def test_no_command_is_a_question_for_help(run: Run) -> None:
     """Alone, the command shows which ones there are."""
     ended = run()
     assert ended.returncode == 0
-    for name in ("list", "check", "migrate", "tail", "threads", "memory", "counters", "demo"):
+    for name in ("list", "check", "migrate", "tail", "threads", "memory", "counters", "copy", "demo"):
         assert name in ended.stdout
 
 

@@ -197,6 +197,41 @@ def counters_command(
     asyncio.run(shown)
 
 
+@app.command("copy")
+def copy_command(
+    capability: Annotated[str, typer.Argument(metavar="memory|thread_index", help="What to copy.")],
+    *,
+    source: Annotated[
+        str, typer.Option("--from", metavar="CONNECTION", help="A connection; for memory also deerflow:FOLDER.")
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="CONNECTION", help="As --from; a folder must be empty.")],
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="documents|markdown", help="How a folder is written; documents if not said."),
+    ] = None,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="Leave in the target what the source does not have.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy all memory or threads, ids, revisions and times included, and read everything back.
+
+    A connection is one that is configured, or a backend's name for its default one.
+
+    The target must be empty, or hold only what the source holds too, and equal:
+    so an interrupted copy goes on, and a repeated one changes nothing.
+    With --into-existing it may hold anything else as well, which stays.
+    Nothing is ever overwritten.
+
+    Exit codes: 0 all copied and verified; 1 not all, as with a damaged file;
+    2 nothing was done.
+    """
+    from deerflow_backends.cli.copy import copy
+
+    copying = copy(capability, source, target, layout=layout, into_existing=into_existing, as_json=as_json)
+    raise typer.Exit(0 if asyncio.run(copying) else 1)
+
+
 @app.command()
 def demo(
     *,
