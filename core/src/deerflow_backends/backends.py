@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from deerflow_backends import distributions, plugins
@@ -276,12 +276,38 @@ async def open_backends(
     """
     if not isinstance(configuration, Configuration):
         configuration = load_configuration(configuration)
+    async with _stacked(configuration) as (planned, stack):
+        connections, opened = await _open(planned, stack)
+        choices = configuration.choices
+        options = cast(CounterOptions, choices["counters"].options)
+        counters = buffered(opened["counters"], token_seconds=options.token_seconds)
+        opened["counters"] = await stack.enter("counters", connections[choices["counters"].connection][0], counters)
+        yield Backends(**opened, chosen=choices, _connections=connections)
+
+
+@asynccontextmanager
+async def open_capability(configuration: Configuration, capability: str) -> AsyncIterator[Any]:
+    """Open one capability of what is configured, and no connection but its own.
+
+    Counters come as the plugin opens them, without the buffer that `open_backends` puts in front.
+
+    Raises:
+        BackendsError: As `open_backends` does.
+    """
+    alone = replace(configuration, choices={capability: configuration.choices[capability]})
+    async with _stacked(alone) as (planned, stack):
+        _, opened = await _open(planned, stack)
+        yield opened[capability]
+
+
+@asynccontextmanager
+async def _stacked(configuration: Configuration) -> AsyncIterator[tuple[Plan, _Stack]]:
+    """Plan and migrate, and give a stack for what is to be opened, which is closed whatever happens."""
     planned = plan(configuration)
     await planned.migrate()
     stack = _Stack(configuration.drain_seconds)
     try:
-        backends = await _open(planned, stack)
-        yield backends
+        yield planned, stack
     except BaseException as error:
         for late in await stack.close(error):
             error.add_note(f"while closing: {late}")
@@ -296,22 +322,19 @@ async def open_backends(
         raise first
 
 
-async def _open(planned: Plan, stack: _Stack) -> Backends:
+async def _open(planned: Plan, stack: _Stack) -> tuple[dict[str, tuple[PlannedConnection, Any]], dict[str, Any]]:
+    """Open every planned connection and chosen capability; both by name."""
     connections: dict[str, tuple[PlannedConnection, Any]] = {}
     for connection in planned.connections:
         live = await stack.enter(f"connection {connection.name!r}", connection, connection.connect())
         connections[connection.name] = (connection, live)
     opened: dict[str, Any] = {}
-    choices = planned.configuration.choices
-    for capability, choice in choices.items():
+    for capability, choice in planned.configuration.choices.items():
         connection, live = connections[choice.connection]
         context = connection.plugin.open(capability, live, choice.options)
         opened[capability] = await stack.enter(capability, connection, context)
         connection.plugin.check_capability(capability, opened[capability])
-    options = cast(CounterOptions, choices["counters"].options)
-    counters = buffered(opened["counters"], token_seconds=options.token_seconds)
-    opened["counters"] = await stack.enter("counters", connections[choices["counters"].connection][0], counters)
-    return Backends(**opened, chosen=choices, _connections=connections)
+    return connections, opened
 
 
 class _Stack:

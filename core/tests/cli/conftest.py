@@ -12,6 +12,8 @@ from textwrap import dedent
 
 import pytest
 
+from deerflow_backends.cli.app import run as run_command
+
 
 @pytest.fixture(autouse=True)
 def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,6 +44,18 @@ def run(program: str) -> Callable[..., subprocess.CompletedProcess[str]]:
             timeout=100,
             check=False,
         )
+
+    return command
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, whose in-process backend it then shares: exit code, stdout and stderr."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command(arguments)
+        return code, *capsys.readouterr()
 
     return command
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from deerflow_backends import ANY_USER, Backends, open_backends
-from deerflow_backends.cli.app import run as run_command
 from deerflow_backends.cli.output import print_json, printable
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -46,18 +45,6 @@ IN_PROCESS = """
 """
 
 
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Run a command in this process, whose in-process backend it then shares: exit code, stdout and stderr."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_command(arguments)
-        return code, *capsys.readouterr()
-
-    return command
-
-
 def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
     async def opened() -> Any:
         async with open_backends(configuration) as backends:
@@ -79,6 +66,29 @@ def in_backends(body: Callable[[Backends], Any], **configuration: Any) -> Any:
         (["check", "--backend", "nope"], ["'nope'"]),
         (["migrate", "--backend", "redis"], ["pip install deerflow-redis"]),
         (["tail", "run", "--backend", "inprocess", "--set", "colour=hunter2"], ["colour"]),
+        (["threads"], ["--any-user"]),
+        (["threads", "ada", "--any-user"], ["--any-user"]),
+        (["threads", "ada", "--limit", "0"], ["--limit"]),
+        (["threads", ""], ["must not be empty"]),
+        (["threads", "ada", "--backend", "inprocess", "--set", "colour=hunter2"], ["colour"]),
+        (["memory", "ada", "--shared"], ["--shared"]),
+        (["memory", "ada", "--category", "c"], ["--search"]),
+        (["memory", "ada", "--search", " "], ["must not be empty"]),
+        (["counters", "--interval", "1"], ["--watch"]),
+        (["counters", "--window", "10000000"], ["seconds must be at most 86400"]),
+        (["copy", "memory", "--from", "inprocess"], ["--to"]),
+        (["copy", "counters", "--from", "inprocess", "--to", "sqlite"], ["these can: memory, thread_index"]),
+        (["copy", "memory", "--from", "nope", "--to", "inprocess"], ["no connection 'nope'"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "redis://u:hunter2@h"], ["no connection"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "sqlite"], ["connections.sqlite.path"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "inprocess"], ["same store"]),
+        (["copy", "memory", "--from", "deerflow:nowhere", "--to", "inprocess"], ["no memory of DeerFlow in nowhere"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:"], ["name the folder"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f"], ["this process only"]),
+        (["copy", "thread_index", "--from", "inprocess", "--to", "deerflow:f"], ["memory only"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "sqlite", "--layout", "markdown"], ["--layout goes with"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f", "--layout", "x"], ["documents, markdown"]),
+        (["copy", "memory", "--from", "inprocess", "--to", "deerflow:f", "--into-existing"], ["--into-existing"]),
         (["demo", "--backend", "inprocess"], ["reaches one process only"]),
         (["demo", "--backend", "nope"], ["'nope'"]),
         (["demo", "--set", "path"], ["key=value"]),
@@ -148,7 +158,7 @@ def test_no_command_is_a_question_for_help(run: Run) -> None:
     """Alone, the command shows which ones there are."""
     ended = run()
     assert ended.returncode == 0
-    for name in ("list", "check", "migrate", "tail", "demo"):
+    for name in ("list", "check", "migrate", "tail", "threads", "memory", "counters", "copy", "demo"):
         assert name in ended.stdout
 
 

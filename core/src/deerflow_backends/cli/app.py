@@ -8,17 +8,24 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from deerflow_backends.cli import missing_extra
 from deerflow_backends.cli.demo import require_libraries
-from deerflow_backends.cli.output import print_errors, remark
+from deerflow_backends.cli.options import (
+    BackendOption,
+    JsonOption,
+    OneBackendOption,
+    SetOption,
+    UsageError,
+    configured,
+    configured_alone,
+    parse_settings,
+)
+from deerflow_backends.cli.output import print_errors
 from deerflow_backends.errors import BackendsError, ConfigError, InvalidArgument, PluginError
-
-if TYPE_CHECKING:
-    from deerflow_backends.configuration import Configuration
 
 #: Shells and timeouts(1) expect this of a program that was interrupted.
 _INTERRUPTED: Final = 130
@@ -29,72 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # it would show the values of variables, secrets among them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-BackendOption = Annotated[
-    str | None, typer.Option("--backend", metavar="NAME", help="Use this backend for all four capabilities.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of its connection, such as url=...; repeatable."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-
-
-class UsageError(Exception):
-    """The command was given arguments that do not go together; the message says which and what to do."""
-
-
-def parse_settings(backend: str | None, pairs: Sequence[str] | None) -> dict[str, str]:
-    """Read ``--set key=value``.
-
-    Raises:
-        UsageError: No ``=``, no key, a key twice, or no backend whose settings they are.
-    """
-    settings: dict[str, str] = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UsageError("--set takes key=value, such as --set namespace=trial")  # what it got may be a secret
-        if key in settings:
-            raise UsageError(f"--set {key} is given twice; give it once")
-        settings[key] = value
-    if settings and backend is None:
-        raise UsageError("--set needs --backend NAME: whose settings are they?")
-    return settings
-
-
-def configured(backend: str | None, pairs: Sequence[str] | None) -> Configuration:
-    """Load the configuration, with *backend* and its settings before everything else if they are given.
-
-    What *backend* does not offer stays in process, and a remark says so.
-    """
-    from deerflow_backends.capabilities import CAPABILITIES
-    from deerflow_backends.configuration import DEFAULT_BACKEND, load_configuration
-
-    settings = parse_settings(backend, pairs)
-    if backend is None:
-        return load_configuration()
-    offered = _offered(backend)
-    chosen = {capability: backend if capability in offered else DEFAULT_BACKEND for capability in CAPABILITIES}
-    arguments: dict[str, Any] = {
-        capability: {"backend": name, "connection": name} for capability, name in chosen.items()
-    }
-    if rest := [capability for capability in CAPABILITIES if capability not in offered]:
-        remark(f"{backend} does not offer {', '.join(rest)}: kept in this process")
-    if settings:
-        arguments["connections"] = {backend: {"backend": backend, **settings}}
-    return load_configuration(arguments)
-
-
-def _offered(backend: str) -> Sequence[str]:
-    """Return what *backend* is to be used for: what it offers, or all if it cannot be used, which opening will tell."""
-    from deerflow_backends import plugins
-    from deerflow_backends.capabilities import CAPABILITIES
-
-    try:
-        return plugins.load(backend).capabilities or CAPABILITIES
-    except PluginError:
-        return CAPABILITIES
 
 
 def _print_version(asked: bool) -> None:
@@ -164,6 +105,131 @@ def tail_command(
     configuration = configured(backend, settings)
     whole = asyncio.run(tail(configuration, run_id, last_event_id=last_event_id, follow=follow, as_json=as_json))
     raise typer.Exit(0 if whole else 1)
+
+
+@app.command("threads")
+def threads_command(
+    user: Annotated[str | None, typer.Argument(metavar="USER", help="Whose threads.", show_default=False)] = None,
+    *,
+    any_user: Annotated[
+        bool, typer.Option("--any-user", help="Every user's threads, and those without owner, in place of USER.")
+    ] = False,
+    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="Only those of this status.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Print at most so many.")] = 50,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a user's threads, pinned ones first, then the latest."""
+    if (user is None) != any_user:
+        raise UsageError("name one USER, or --any-user for everybody's threads")
+    configuration = configured_alone("thread_index", backend, settings)
+    from deerflow_backends.cli.threads import show_threads
+    from deerflow_backends.threads import ANY_USER
+
+    scope = ANY_USER if user is None else user
+    asyncio.run(show_threads(configuration, scope, status=status, limit=limit, as_json=as_json))
+
+
+@app.command("memory")
+def memory_command(
+    user: Annotated[str | None, typer.Argument(metavar="USER", help="Whose memory.", show_default=False)] = None,
+    *,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="The one memory of a deployment without users, in place of USER.")
+    ] = False,
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="NAME", help="This agent's part, not the user-wide one.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="QUERY", help="Show the facts that have all words of it.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", metavar="C", help="Search in facts of this category only.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Show at most so many matches; 10 if not said.")
+    ] = None,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is remembered of a user, or search in it."""
+    if (user is None) != shared:
+        raise UsageError("name one USER, or --shared for the memory without a user")
+    if search is None and (category is not None or limit is not None):
+        raise UsageError("--category and --limit go with --search QUERY")
+    configuration = configured_alone("memory", backend, settings)
+    from deerflow_backends.cli.memories import search_memory, show_memory
+
+    if search is None:
+        asyncio.run(show_memory(configuration, user, agent_name=agent, as_json=as_json))
+        return
+    found = search_memory(
+        configuration, user, search, agent_name=agent, category=category, limit=limit or 10, as_json=as_json
+    )
+    asyncio.run(found)
+
+
+@app.command("counters")
+def counters_command(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    window: Annotated[
+        int, typer.Option("--window", metavar="SECONDS", min=1, help="How far back health is judged.")
+    ] = 300,
+    interval: Annotated[
+        float | None,
+        typer.Option("--interval", metavar="SECONDS", min=0.1, help="How often --watch looks; 2 if not said."),
+    ] = None,
+    backend: OneBackendOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how every model does: in all, of late, and whether that is healthy."""
+    if interval is not None and not watch:
+        raise UsageError("--interval goes with --watch")
+    configuration = configured_alone("counters", backend, settings)
+    from deerflow_backends.cli.counters import show_counters
+
+    interval_seconds = (interval or 2.0) if watch else None
+    shown = show_counters(configuration, window_seconds=window, interval_seconds=interval_seconds, as_json=as_json)
+    asyncio.run(shown)
+
+
+@app.command("copy")
+def copy_command(
+    capability: Annotated[str, typer.Argument(metavar="memory|thread_index", help="What to copy.")],
+    *,
+    source: Annotated[
+        str, typer.Option("--from", metavar="CONNECTION", help="A connection; for memory also deerflow:FOLDER.")
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="CONNECTION", help="As --from; a folder must be empty.")],
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="documents|markdown", help="How a folder is written; documents if not said."),
+    ] = None,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="Leave in the target what the source does not have.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy all memory or threads, ids, revisions and times included, and read everything back.
+
+    A connection is one that is configured, or a backend's name for its default one.
+
+    The target must be empty, or hold only what the source holds too, and equal:
+    so an interrupted copy goes on, and a repeated one changes nothing.
+    With --into-existing it may hold anything else as well, which stays.
+    Nothing is ever overwritten.
+
+    Exit codes: 0 all copied and verified; 1 not all, as with a damaged file;
+    2 nothing was done.
+    """
+    from deerflow_backends.cli.copy import copy
+
+    copying = copy(capability, source, target, layout=layout, into_existing=into_existing, as_json=as_json)
+    raise typer.Exit(0 if asyncio.run(copying) else 1)
 
 
 @app.command()

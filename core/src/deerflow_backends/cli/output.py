@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deerflow_backends.codec import decode, encode
+from deerflow_backends.codec import to_json
 from deerflow_backends.mistakes import scrub
 
 
@@ -41,7 +42,7 @@ def table(*columns: str) -> Table:
 
 def print_json(value: Any) -> None:
     """Print one JSON document for scripts, on one line and in ASCII: no pipe, locale or line reader garbles that."""
-    sys.stdout.write(json.dumps(decode(encode(value)), separators=(",", ":")) + "\n")
+    sys.stdout.write(json.dumps(value, default=to_json, separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 
@@ -50,10 +51,21 @@ def remark(text: str, *, style: str = "") -> None:
     console(stderr=True).print(Text(text, style), soft_wrap=True)
 
 
+def warn_of_reach(reach: str, what: str, unseen: str) -> None:
+    """Say on stderr that *what* keeps to this process, if it does, and that *unseen* therefore is not seen."""
+    if reach == "process":
+        remark(f"warning: {what} reaches this process only: {unseen}", style="yellow")
+
+
 def print_errors(lines: Iterable[str]) -> None:
     """Print one line to stderr for each mistake."""
     for line in lines:
         remark(f"error: {scrub(printable(line), ())}")
+
+
+def moment(at: datetime) -> str:
+    """Return a time for people, to the second, in UTC."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def quoted(value: Any) -> str:

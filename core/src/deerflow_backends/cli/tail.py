@@ -8,7 +8,7 @@ from typing import Final
 from rich.text import Text
 
 from deerflow_backends.backends import open_backends
-from deerflow_backends.cli.output import console, print_json, printable, quoted, remark
+from deerflow_backends.cli.output import console, print_json, printable, quoted, remark, warn_of_reach
 from deerflow_backends.configuration import Configuration
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamBridge, StreamEvent, StreamGap
 
@@ -31,12 +31,8 @@ async def tail(
     """
     async with open_backends(configuration) as backends:
         bridge = backends.stream_bridge
-        if bridge.reach == "process":
-            remark(
-                f"warning: the stream bridge {backends.chosen['stream_bridge'].backend!r} reaches this process only: "
-                "no event of another process arrives here",
-                style="yellow",
-            )
+        what = f"the stream bridge {backends.chosen['stream_bridge'].backend!r}"
+        warn_of_reach(bridge.reach, what, "no event of another process arrives here")
         status = await bridge.status(run_id)
         if status is None:
             remark(f"There is no stream of the run {printable(run_id)!r}{' yet; waiting for it' if follow else ''}.")
