@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from benchmarks import charts
-from benchmarks.goals import goal_of, not_run, verdict
-from benchmarks.results import Outcome, Report
+from benchmarks.goals import GOALS, not_run, verdict
+from benchmarks.results import Figure, Report
 
 #: How many colours the page has.
 _COLOURS = 4
@@ -22,17 +22,15 @@ def page(report: Report, titles: Mapping[str, str]) -> str:
         titles: Of the scenarios, by their names.
     """
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
-    judged = [row for outcome in report.outcomes for row in _rows(outcome, titles) if row[4]]
-    missed = sum("missed" in row[4] for row in judged)
-    summary = f"{report.machine['date']} · {report.machine['processor']}, {report.machine['cores']} cores · " + (
-        f"{len(judged) - missed} of {len(judged)} goals reached"
-    )
+    goals, judged, reached = _goals(report, titles)
+    machine = f"{report.machine['processor']}, {report.machine['cores']} cores"
+    summary = f"{report.machine['date']} · {machine} · {reached} of {judged} goals reached"
     warning = "A quick run: tiny sizes, which try the program. Its figures say nothing about speed."
     return template.substitute(
         name=escape(report.name),
         summary=escape(summary),
         warning=f'<p class="warning">{warning}</p>' if report.quick else "",
-        goals=_table(("Scenario", "Backend", "Found", "Goal", ""), judged),
+        goals=goals,
         latencies="".join(_latencies(report, titles)),
         growths="".join(_growths(report, titles)),
         figures=_figures(report, titles),
@@ -42,35 +40,65 @@ def page(report: Report, titles: Mapping[str, str]) -> str:
     )
 
 
-def _rows(outcome: Outcome, titles: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Return a row of cells, as HTML, for each figure: what, backend, value, goal, verdict."""
-    title = escape(titles[outcome.scenario])
-    if outcome.failure:
-        failed = f'<span class="missed">failed</span><small>{escape(outcome.failure)}</small>'
-        return [(title, escape(outcome.backend), "", "", failed)]
+def _goals(report: Report, titles: Mapping[str, str]) -> tuple[str, int, int]:
+    """Return a table of the goals, a column for each backend, and how many cells of it there are and are reached."""
+    found = {
+        (outcome.scenario, figure.name, outcome.backend): (outcome, figure)
+        for outcome in report.outcomes
+        for figure in outcome.figures
+    }
+    judged = reached = 0
     rows = []
-    for figure in outcome.figures:
-        value, _, rounds = escape(figure.text()).partition(" (")
-        found = f"{value}<small>({rounds}</small>" if rounds else value
-        goal, judgement = goal_of(outcome, figure), verdict(outcome, figure)
-        kind = "reached" if judgement == "reached" else "missed"
-        badge = f'<span class="{kind}">{judgement}</span>' if judgement else ""
-        what = f"{title}<small>{escape(figure.name)}</small>"
-        rows.append((what, escape(outcome.backend), found, goal.text() if goal else "", badge))
-    return rows
+    for goal in GOALS:
+        cells = []
+        for backend in report.backends:
+            outcome, figure = found.get((goal.scenario, goal.figure, backend), (None, None))
+            if outcome is None or figure is None or not goal.concerns(backend):
+                cells.append("")
+                continue
+            judgement = verdict(outcome, figure)
+            judged, reached = judged + 1, reached + (judgement == "reached")
+            kind = "reached" if judgement == "reached" else "missed"
+            cells.append(f'{_found(figure)}<span class="{kind}">{judgement}</span>')
+        if any(cells):
+            rows.append((_what(goal.scenario, goal.figure, titles), f"{goal.text()} {escape(goal.unit)}", *cells))
+    for outcome in report.outcomes:
+        if outcome.failure:
+            failed = f'<span class="missed">failed</span><small>{escape(outcome.failure)}</small>'
+            cells = [failed if backend == outcome.backend else "" for backend in report.backends]
+            rows.append((_what(outcome.scenario, "", titles), "", *cells))
+    return _table(("Scenario", "Goal", *map(escape, report.backends)), rows), judged, reached
+
+
+def _what(scenario: str, figure: str, titles: Mapping[str, str]) -> str:
+    return f"{escape(titles[scenario])}<small>{escape(figure)}</small>"
+
+
+def _found(figure: Figure) -> str:
+    value, _, rounds = escape(figure.text()).partition(" (")
+    return f"{value} <small>({rounds}</small>" if rounds else f"{value} "
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table; on a narrow screen each cell but the first stands under its column's name."""
     head = "".join(f"<th>{column}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    body = []
+    for first, *others in rows:
+        cells = [f'<td data-of="{of}">{text}</td>' for of, text in zip(columns[1:], others, strict=True)]
+        body.append(f"<tr><td>{first}</td>{''.join(cells)}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _figures(report: Report, titles: Mapping[str, str]) -> str:
     parts = []
     for backend in report.backends:
-        rows = [row for outcome in report.outcomes if outcome.backend == backend for row in _rows(outcome, titles)]
-        table = _table(("Scenario", "Found", "Goal"), [(what, found, goal) for what, _, found, goal, _ in rows])
+        rows = [
+            (_what(outcome.scenario, figure.name, titles), _found(figure))
+            for outcome in report.outcomes
+            if outcome.backend == backend
+            for figure in outcome.figures
+        ]
+        table = _table(("Scenario", "Found"), rows)
         parts.append(f"<details><summary>{escape(backend)}</summary>{table}</details>")
     return "".join(parts)
 
@@ -114,9 +142,9 @@ def _absent(report: Report, titles: Mapping[str, str]) -> str:
     """Name the goals that are for other backends alone: they are neither reached nor missed."""
     rows = [
         (
-            f"{escape(titles[goal.scenario])}<small>{escape(goal.figure)}</small>",
+            _what(goal.scenario, goal.figure, titles),
             escape(", ".join(goal.backends)),
-            goal.text(),
+            f"{goal.text()} {escape(goal.unit)}",
         )
         for goal in not_run(report.backends)
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results import Outcome
 from benchmarks.rivals import Raw, rival_of
@@ -60,4 +61,4 @@ class Scenario:
     name: str
     title: str
     capability: str | None
-    run: Callable[[Bench], Awaitable[Outcome]]
+    run: Callable[[Bench], Coroutine[Any, Any, Outcome]]

@@ -62,7 +62,7 @@ async def crowded(bench: Bench) -> Outcome:
     figures = (
         Figure("delivered", 100 * subscribers.delivered / wanted, "%"),
         Figure("connections", sockets, "sockets"),
-        Figure("handles and threads for the crowd", handles + threads, "more than for one subscriber"),
+        Figure("handles and threads for the crowd", handles + threads, "more than for one"),
     )
     return Outcome(bench.scenario, bench.subject.name, figures)
 
