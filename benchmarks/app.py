@@ -20,6 +20,7 @@ from benchmarks.scenarios import FULL, QUICK, SCENARIOS, Bench, Scenario, Sizes
 from benchmarks.subjects import EMBEDDED, Subject, forget_environment, subject
 from deerflow_backends import BackendsError, distributions
 from deerflow_backends.cli.output import cell, console, remark, table
+from deerflow_backends.mistakes import scrub, secrets_in
 
 _ROOT = Path(__file__).parents[1]
 _TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
@@ -110,8 +111,9 @@ def _run(scenario: Scenario, one: Subject, sizes: Sizes, folder: Path) -> Outcom
     try:
         outcome = asyncio.run(scenario.run(Bench(one, sizes, folder, scenario.name)))
     except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        return Outcome(scenario.name, backend, failure=f"{type(error).__name__}: {error}")
+        secrets = secrets_in(one.settings)  # a driver may repeat the URL that it could not reach
+        sys.stderr.write(scrub(traceback.format_exc(), secrets))
+        return Outcome(scenario.name, backend, failure=scrub(f"{type(error).__name__}: {error}", secrets))
     # What this one leaves in process must not slow down the next one's garbage collection.
     gc.collect()
     gc.freeze()

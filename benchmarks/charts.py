@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.measures import percentile
 
 _WIDTH, _HEIGHT = 520, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 30, 14, 54
 
 #: Where the distribution is drawn: nines, further apart the rarer they are.
 _PERCENTS: Final = [
@@ -108,7 +108,7 @@ def _draw(lines: Sequence[Line], across: Axis, up: Axis, *, dots: bool = False) 
         parts.append(f'<text x="{_LEFT - 8}" y="{y(value) + 5:.1f}" text-anchor="end">{label}</text>')
     for value, label in across.ticks:
         parts.append(f'<path class="grid" d="M{x(value):.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{label}</text>')
+        parts.append(f'<text x="{x(value):.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{label}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(across.title)}</text>')
     for line in lines:

@@ -31,8 +31,7 @@ def page(report: Report, titles: Mapping[str, str]) -> str:
         summary=escape(summary),
         warning=f'<p class="warning">{warning}</p>' if report.quick else "",
         goals=goals,
-        latencies="".join(_latencies(report, titles)),
-        growths="".join(_growths(report, titles)),
+        charts="".join([*_latencies(report, titles), *_growths(report, titles)]),
         figures=_figures(report, titles),
         absent=_absent(report, titles),
         rivals=_list(report.rivals),
@@ -59,7 +58,7 @@ def _goals(report: Report, titles: Mapping[str, str]) -> tuple[str, int, int]:
             judgement = verdict(outcome, figure)
             judged, reached = judged + 1, reached + (judgement == "reached")
             kind = "reached" if judgement == "reached" else "missed"
-            cells.append(f'{_found(figure)}<span class="{kind}">{judgement}</span>')
+            cells.append(_found(figure, f'<span class="{kind}">{judgement}</span>'))
         if any(cells):
             rows.append((_what(goal.scenario, goal.figure, titles), f"{goal.text()} {escape(goal.unit)}", *cells))
     for outcome in report.outcomes:
@@ -74,9 +73,9 @@ def _what(scenario: str, figure: str, titles: Mapping[str, str]) -> str:
     return f"{escape(titles[scenario])}<small>{escape(figure)}</small>"
 
 
-def _found(figure: Figure) -> str:
+def _found(figure: Figure, badge: str = "") -> str:
     value, _, rounds = escape(figure.text()).partition(" (")
-    return f"{value} <small>({rounds}</small>" if rounds else f"{value} "
+    return f"{value} {badge}{f'<small>({rounds}</small>' if rounds else ''}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -24,10 +24,10 @@ from benchmarks import app
 from benchmarks.scenarios import Scenario
 
 async def lose(bench):
-    raise RuntimeError("an event <was> lost")
+    raise RuntimeError(f"an event <was> lost at {bench.subject.settings['namespace']}")
 
 app.SCENARIOS = (Scenario("replay", "Replay", "stream_bridge", lose), app.SCENARIOS[0])
-raise SystemExit(app.main(["--quick", "--backend", "inprocess", "--out", sys.argv[1]]))
+raise SystemExit(app.main(["--quick", "--out", sys.argv[1], "--backend", "inprocess", "--set", "namespace=sealed"]))
 """
 
 
@@ -78,7 +78,7 @@ def test_every_scenario_runs_and_is_reported(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_breaks_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """A scenario that fails makes the exit code 1, is named with its error, and keeps no other from being run."""
+    """A scenario that fails is named with its error, without any setting; the exit code is 1, and all others run."""
     done = run("-c", BROKEN, tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "RuntimeError: an event <was> lost" in done.stderr
@@ -87,7 +87,9 @@ def test_what_breaks_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
         ("replay", False),
         ("publish_one", True),
     ]
-    assert "an event &lt;was&gt; lost" in (tmp_path / "inprocess.html").read_text(encoding="utf-8")
+    html = (tmp_path / "inprocess.html").read_text(encoding="utf-8")
+    assert "an event &lt;was&gt; lost at ***" in html
+    assert "sealed" not in html + done.stdout + done.stderr + json.dumps(outcomes)
 
 
 @pytest.mark.parametrize(

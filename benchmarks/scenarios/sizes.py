@@ -49,7 +49,7 @@ class Sizes:
     growth_events: int = 1_000
     idle_seconds: float = 15.0
     replayed: int = 10_000
-    applies: int = 50
+    applies: int = 25
     facts: tuple[int, int] = (10, 10_000)
     threads: tuple[int, int] = (100, 100_000)
     page: int = 50
