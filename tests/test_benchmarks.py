@@ -30,6 +30,17 @@ app.SCENARIOS = (Scenario("replay", "Replay", "stream_bridge", lose), app.SCENAR
 raise SystemExit(app.main(["--quick", "--out", sys.argv[1], "--backend", "inprocess", "--set", "namespace=sealed"]))
 """
 
+#: Nobody wrote a rival.
+ALONE = """
+import sys
+from benchmarks import app
+from benchmarks.scenarios import bench
+
+app.rival_of = bench.rival_of = lambda backend: None
+chosen = ["--only", "publish_one", "--only", "publish_64", "--only", "replay"]
+raise SystemExit(app.main(["--quick", "--out", sys.argv[1], "--backend", "inprocess", *chosen]))
+"""
+
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     # Nothing of this shows in what is measured: the configuration comes from the command line alone.
@@ -90,6 +101,16 @@ def test_what_breaks_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     html = (tmp_path / "inprocess.html").read_text(encoding="utf-8")
     assert "an event &lt;was&gt; lost at ***" in html
     assert "sealed" not in html + done.stdout + done.stderr + json.dumps(outcomes)
+
+
+def test_a_backend_without_a_rival_is_measured_alone(tmp_path: Path) -> None:
+    """Where there is nothing to compare with, what a backend does is told without a ratio, and no goal is judged."""
+    done = run("-c", ALONE, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "inprocess.json").read_text(encoding="utf-8"))
+    names = [[figure["name"] for figure in outcome["figures"]] for outcome in summary["outcomes"]]
+    assert names == [["throughput", "p50", "p99"], ["throughput"], ["replayed"]]
+    assert (summary["goals"], summary["rivals"]) == ([], {})
 
 
 @pytest.mark.parametrize(
