@@ -143,7 +143,7 @@ def types(session: nox.Session) -> None:
     """The sources and the tests hold under mypy's strict rules, at the lowest Python."""
     install(session, *group("types"), *theirs([line for folder in DISTRIBUTIONS for line in declared(folder)]))
     targets = [f"{folder}/{part}" for folder in DISTRIBUTIONS for part in ("src", "tests")]
-    targets += ["noxfile.py", "tests", "docs", "examples"]
+    targets += ["noxfile.py", "tests", "docs", "examples", "benchmarks"]
     sources = os.pathsep.join(f"{folder}/src" for folder in DISTRIBUTIONS)
     session.run("mypy", *(target for target in targets if has_python(target)), env={"MYPYPATH": sources})
 
@@ -206,6 +206,13 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/docs", *session.posargs)
 
 
+@nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False, default=False)
+def bench(session: nox.Session) -> None:
+    """Every benchmark runs; what follows -- goes to the program, such as --quick or --backend."""
+    install(session, *map(wheel, DISTRIBUTIONS), *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 def resolve(session: nox.Session, wanted: list[str], pins: Path, version: str) -> None:
     """Write into *pins* one exact version of all that is *wanted*, for Pythons from *version* on."""
     arguments = ["--universal", "--python-version", version, "--no-annotate", "--no-header", "--upgrade"]
@@ -232,7 +239,7 @@ def host(session: nox.Session) -> None:
 def pin(session: nox.Session) -> None:
     """Write the pins anew: the newest releases that go together, for every Python we support, and for the host's."""
     session.install("--quiet", UV)
-    wanted = [line for name in ("lint", "types", "build") for line in group(name)]
+    wanted = [line for name in ("lint", "types", "build", "bench") for line in group(name)]
     wanted += theirs([line for folder in DISTRIBUTIONS for line in declared(folder)])
     resolve(session, wanted, ROOT / "constraints.txt", VERSIONS[0])
     resolve(session, [*HOST, *theirs(PROJECTS["core"]["project"]["dependencies"])], HOST_PINS, VERSIONS[1])

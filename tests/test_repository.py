@@ -1,5 +1,6 @@
 """What no file of this repository may hold, and what its pins must."""
 
+import gzip
 import re
 import subprocess
 import tomllib
@@ -42,6 +43,12 @@ def telling(path: Path, text: str) -> list[str]:
     ]
 
 
+def read(path: Path) -> str:
+    """Return the text of a file, of a compressed one what is packed in it."""
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
 def load(name: str) -> dict[str, Any]:
     return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
 
@@ -65,7 +72,7 @@ def test_no_file_tells_of_a_machine_or_an_index() -> None:
     """No file names a folder of somebody's machine or where packages are downloaded from."""
     files = tracked()
     assert ROOT / "noxfile.py" in files
-    assert [line for path in files for line in telling(path, path.read_text(encoding="utf-8"))] == []
+    assert [line for path in files for line in telling(path, read(path))] == []
 
 
 @pytest.mark.parametrize(

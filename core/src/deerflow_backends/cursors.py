@@ -23,7 +23,7 @@ class EventId(NamedTuple):
     seq: int
 
     def __str__(self) -> str:
-        return f"{self.epoch}-{self.seq}"
+        return "%d-%d" % self  # noqa: UP031  # half the time of two attributes, and every event delivered has one
 
 
 class Malformed(enum.Enum):

@@ -78,11 +78,16 @@ class Subscription:
                     self._hub.binding.loop.call_soon_threadsafe(self._reading.cancel)
 
     async def _next(self) -> StreamItem:
-        loop = asyncio.get_running_loop()
         watch = self._watch or self._begin()
+        item = self._take(watch)
+        return await self._wait(watch) if item is None else item
+
+    async def _wait(self, watch: Watch) -> StreamItem:
+        """Return what comes next; nothing is at hand."""
+        loop = asyncio.get_running_loop()
         interval = self._arguments[2]
         deadline = loop.time() + interval
-        item = self._take(watch)
+        item: StreamItem | None = None
         while item is None:
             self._waiter = loop.create_future()
             timer = loop.call_at(deadline, self.wake)
