@@ -16,7 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deerflow_backends import ConfigError, DeleteFact, InvalidArgument, PutBody, PutFact, codec, open_backends
+from deerflow_backends import (
+    BackendUnavailable,
+    ConfigError,
+    DeleteFact,
+    InvalidArgument,
+    PutBody,
+    PutFact,
+    codec,
+    open_backends,
+)
 from deerflow_backends.changes import StoredBody, StoredFact
 from deerflow_backends.deerflow_folders import Damaged, find_layout, read_folder, write_folder
 from deerflow_backends.records import Part, read_part
@@ -216,6 +225,15 @@ def test_a_fact_put_again_moves_the_time(tmp_path: Path) -> None:
     assert document == {**DOCUMENT, "lastUpdated": "2026-01-02T03:04:05.000011Z"}
 
 
+def test_a_changed_fact_gives_a_document_its_first_time(tmp_path: Path) -> None:
+    """A document that states no time of its own gets one when a fact of it was changed, and not before."""
+    body = StoredBody(1, codec.canonical({"facts": ["f"]}))
+    for revision, document in ((1, {}), (2, {"lastUpdated": "2026-01-02T03:04:05.000006Z"})):
+        folder = tmp_path / str(revision)
+        write_folder(folder, [Part(None, None, 5, AT, body, {"f": StoredFact(revision, b"{}", AT, AT)})])
+        assert json.loads((folder / "memory.json").read_bytes()) == {"facts": [{"id": "f"}], **document}
+
+
 def part(user_id: str | None = "bob", agent_name: str | None = None, body: Any = None, **values: Any) -> Part:
     facts = {fact_id: StoredFact(1, codec.canonical(value), AT, AT) for fact_id, value in values.items()}
     return Part(user_id, agent_name, 1, AT, StoredBody(1, codec.canonical(body or {})), facts)
@@ -298,6 +316,15 @@ def test_unrelated_content_stays(tmp_path: Path) -> None:
     assert files.items() >= there.items()
     new = {"users/bob/memory.json", "users/new/memory.json", "agents/a/memory.json"}
     assert files.keys() - there.keys() == new
+
+
+def test_a_disk_that_refuses_is_told_of(tmp_path: Path) -> None:
+    """Where no folder can be made, the error names it and says that nothing was written."""
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(BackendUnavailable, match=r"file/home cannot be written") as refusal:
+        write_folder(tmp_path / "file" / "home", [part()])
+    assert not refusal.value.maybe_written
+    assert read_files(tmp_path) == {"file": b"x"}
 
 
 #: Forks a writer for each of its steps, kills it before that one, and says what a reader then finds.

@@ -125,7 +125,7 @@ def known(part: Part) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.tuples(users(st.none()), users(names), users(st.just("a@b") | st.just("ä/..") | st.just("x\0"))))
 def test_parts_come_back_equal(parts_of_users: tuple[list[Part], ...]) -> None:
     """What the layout can hold comes back from it: ids, revisions, times, odd values; and what was read, once more."""
@@ -189,6 +189,19 @@ def test_files_from_other_hands_are_read(text: str, value: dict[str, Any], tmp_p
     wide, agent = read_parts(tmp_path)
     assert (wide.user_revision, wide.body) == (1, None)
     assert codec.decode(agent.facts["x"].value) == value
+
+
+def test_summaries_without_a_revision_have_the_greatest_of_the_facts(tmp_path: Path) -> None:
+    """A user's revision is never below what is known of it, and at least 1."""
+    summaries = {"version": "2.0", "user": {}}
+    write_files(tmp_path, {"memory.json": summaries, "users/bob/memory.json": summaries})
+    write_files(tmp_path, {"agents/a/facts/x.md": "---\nid: x\nrevision: 4\n---\nTea"})
+    wide, agent, bob = read_parts(tmp_path)
+    assert [(part.user_revision, part.body and part.body.revision) for part in (wide, agent, bob)] == [
+        (4, 4),
+        (4, None),
+        (1, 1),
+    ]
 
 
 def test_both_layouts_in_one_folder_are_read(tmp_path: Path) -> None:
