@@ -155,6 +155,29 @@ def test_one_read_serves_all_local_subscribers() -> None:
     in_hub(body)
 
 
+def test_a_feed_of_a_part_has_the_rest_read() -> None:
+    """A feed may hold only the first of the new events: the others arrive without a further hint (S3)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        assert hub.position(RUN) is None
+        subscription = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=5)
+        store.publish()
+        assert seqs([await anext(subscription)]) == [1]
+        assert hub.position(RUN) == 1
+        entries, head = store.publish(5), store.head()
+        assert head is not None
+        hub.feed(RUN, head, entries[:2])
+        assert seqs([await anext(subscription) for _ in range(5)]) == [*range(2, 7)]
+        waiting = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0.05)
+        store.publish()
+        assert hub.position(RUN) == 6
+        hub.wake(RUN)
+        assert seqs([await waiting]) == [7]
+
+    in_hub(body)
+
+
 def test_slow_reader_falls_out_of_the_ring_and_reads_the_store() -> None:
     """A subscriber behind the ring is served from the store, and gets a gap only if that has trimmed (S6, S12)."""
 

@@ -70,6 +70,14 @@ class Hub:
         """Return an iterator that attaches, and checks its arguments, at its first ``__anext__``."""
         return Subscription(self, run_id, last_event_id, heartbeat_interval)
 
+    def position(self, run_id: str) -> int | None:
+        """Return the seq after which `feed` continues a watched run, None if nobody watches it.
+
+        The one method that other threads may call, too: by the time it is used it may have changed.
+        """
+        watch = self._watches.get(run_id)
+        return None if watch is None else watch.last
+
     def wake(self, run_id: str) -> None:
         """Something may have changed in a run: read it again if it is watched."""
         watch = self._watches.get(run_id)
@@ -158,7 +166,7 @@ class Hub:
 
 
 class Watch:
-    """One watched run: the newest head known, and the ring of its newest events, contiguous up to `last`."""
+    """One watched run: the newest head known, and the ring of its newest events, contiguous up to the seq `last`."""
 
     def __init__(self, hub: Hub, run_id: str) -> None:
         self.run_id = run_id
@@ -169,7 +177,7 @@ class Watch:
         self.failure: BaseException | None = None
         self._hub = hub
         self._ring_bytes = 0
-        self._last = PAST_THE_END  # a first read asks for the head alone: the ring begins at the tail
+        self.last = PAST_THE_END  # a first read asks for the head alone: the ring begins at the tail
         self._reading: asyncio.Task[Read] | None = None
         self._dirty = False
         self._closed = False
@@ -188,9 +196,7 @@ class Watch:
             self._dirty = True
         else:
             options = self._hub.options
-            self._reading = self._hub.start_read(
-                self.run_id, self._last, options.max_buffered_events, options.max_bytes
-            )
+            self._reading = self._hub.start_read(self.run_id, self.last, options.max_buffered_events, options.max_bytes)
             self._reading.add_done_callback(self._was_read)
 
     def feed(self, read: Read) -> None:
@@ -199,6 +205,8 @@ class Watch:
             self._dirty = True
         elif self._fits(read):
             self._absorb(read)
+            if self._is_behind(read):
+                self.wake()
         else:
             self.wake()
 
@@ -228,10 +236,13 @@ class Watch:
             return
         read = task.result()
         self._absorb(read)
-        behind = bool(read.entries) and read.head is not None and self._last < read.head.latest.seq
-        if self._dirty or behind:
+        if self._dirty or self._is_behind(read):
             self._dirty = False
             self.wake()
+
+    def _is_behind(self, read: Read) -> bool:
+        """Whether there was more than was read at once."""
+        return bool(read.entries) and read.head is not None and self.last < read.head.latest.seq
 
     def _fits(self, read: Read) -> bool:
         """Whether nothing is missing between what is known here and what was fed."""
@@ -241,7 +252,7 @@ class Watch:
             return False  # stored before the end that is known here
         first = read.entries[0].id.seq if read.entries else read.head.latest.seq + 1
         if self.stream == read.head.created:
-            return first == self._last + 1
+            return first == self.last + 1
         return self.head is None and first == 1
 
     def _absorb(self, read: Read) -> None:
@@ -252,17 +263,17 @@ class Watch:
             self._clear(last=read.entries[0].id.seq - 1 if read.entries else head.latest.seq)
         self.head = head
         for entry in read.entries:
-            if entry.id.seq > self._last:
+            if entry.id.seq > self.last:
                 self._append(entry)
         if head is not None and head.vanishes_in is not None:
             self._arm(head.vanishes_in)
         self._notify()
 
     def _append(self, entry: Entry) -> None:
-        if entry.id.seq != self._last + 1:
+        if entry.id.seq != self.last + 1:
             self._clear(last=entry.id.seq - 1)
         self.ring[entry.id.seq] = entry
-        self._last = entry.id.seq
+        self.last = entry.id.seq
         self._ring_bytes += len(entry.data)
         options = self._hub.options
         while len(self.ring) > options.max_buffered_events or (
@@ -274,7 +285,7 @@ class Watch:
     def _clear(self, *, last: int) -> None:
         self.ring.clear()
         self._ring_bytes = 0
-        self._last = last
+        self.last = last
 
     def _arm(self, vanishes_in: float) -> None:
         loop = asyncio.get_running_loop()

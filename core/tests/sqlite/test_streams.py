@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -179,6 +180,56 @@ asyncio.run(main())
                 waiting = asyncio.ensure_future(anext(gone))
                 await tell("clean cleaned 0")
                 assert isinstance(await asyncio.wait_for(waiting, 15), StreamGap)
+
+    asyncio.run(main())
+
+
+def test_what_a_busy_loop_has_not_taken_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While our event loop is busy others' events are read along once at most, and afterwards nothing is missing."""
+    reads: list[int] = []
+    read = watching.Watcher._read
+
+    def counted(watcher: watching.Watcher, connection: sqlite3.Connection, seen: int) -> Any:
+        reads.append(seen)
+        return read(watcher, connection, seen)
+
+    monkeypatch.setattr(watching.Watcher, "_read", counted)
+
+    async def publish() -> None:
+        async with opened(tmp_path) as other:
+            for number in range(1, 201):
+                await other.publish("r", "e", number)
+
+    async def main() -> None:
+        async with opened(tmp_path) as bridge:
+            await bridge.publish("r", "e", 0)
+            subscription = bridge.subscribe("r")
+            await anext(subscription)
+            reads.clear()
+            publisher = threading.Thread(target=asyncio.run, args=(publish(),))
+            publisher.start()
+            publisher.join()  # which blocks this event loop
+            assert len(reads) <= 1
+            items = [await asyncio.wait_for(anext(subscription), 15) for _ in range(200)]
+            assert [item.data for item in items if isinstance(item, StreamEvent)] == [*range(1, 201)]
+
+    asyncio.run(main())
+
+
+def test_more_than_is_read_along_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many large events in many runs only some are read along with the look; the others arrive as well (S3)."""
+    monkeypatch.setattr(watching, "_BYTES_AT_ONCE", 1_000)
+
+    async def main() -> None:
+        async with opened(tmp_path) as bridge, opened(tmp_path) as other:
+            runs = [f"r{number}" for number in range(5)]
+            readers = [asyncio.ensure_future(everything(bridge, run_id)) for run_id in runs]
+            for run_id in runs:
+                await other.publish_many(run_id, [("e", "x" * 400)] * 5)
+                await other.publish_end(run_id)
+            for items in await asyncio.wait_for(asyncio.gather(*readers), 30):
+                assert len(items) == 6
+                assert items[-1] is END_SENTINEL
 
     asyncio.run(main())
 

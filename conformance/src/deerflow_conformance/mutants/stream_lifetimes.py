@@ -141,10 +141,10 @@ def the_buffer_has_no_end() -> Patched:
     """For a subscriber that does not read, everything is kept in memory."""
 
     def append(self: Watch, entry: Entry) -> None:
-        if entry.id.seq != self._last + 1:
+        if entry.id.seq != self.last + 1:
             self._clear(last=entry.id.seq - 1)
         self.ring[entry.id.seq] = entry
-        self._last = entry.id.seq
+        self.last = entry.id.seq
 
     return mock.patch.object(Watch, "_append", append)
 

@@ -120,7 +120,7 @@ async def open_stream_bridge(
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(connection.database("stream_bridge"))
         bridge = SqliteStreamBridge(connection, database, tables, binding, options)
-        bridge.watcher = await stack.enter_async_context(watching(database.path, bridge.hub))
+        bridge.watcher = await stack.enter_async_context(watching(database.path, bridge.hub, tables))
         await stack.enter_async_context(connection.sweeping(database, tables.sweep))
         stack.push_async_callback(bridge.hub.close)
         stack.callback(binding.close)
