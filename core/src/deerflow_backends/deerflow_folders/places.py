@@ -6,6 +6,8 @@ A *home* is the folder of one user: the whole folder for what is kept without a 
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from deerflow_backends.arguments import check_identifier
 from deerflow_backends.deerflow_folders import times
-from deerflow_backends.errors import InvalidArgument
+from deerflow_backends.errors import BackendUnavailable, InvalidArgument
 
 #: How a folder is laid out: one document a part, or summaries and one Markdown file a fact.
 Layout: TypeAlias = Literal["documents", "markdown"]
@@ -30,6 +32,15 @@ JOURNAL: Final = ".memory.journal.json"
 
 #: Ours: what a write that was killed has yet to put into place.
 ADDING: Final = ".deerflow-backends-adding"
+
+
+_LINK: Final = "is a symbolic link, which is not followed"
+
+#: Errors of the system that trying again will not mend.
+_REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
+
+#: DeerFlow itself needs one folder below that of an agent's facts.
+_DEEPEST: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +74,57 @@ def read_file(path: Path) -> Contents | None:
         Unread: It is a link, which is never followed, or no plain file, or it cannot be read.
     """
     try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            raise Unread("is a symbolic link, which is not followed")
-        if not stat.S_ISREG(status.st_mode):
-            raise Unread("is not a plain file")
-        return Contents(path.read_bytes(), times.of_file(status.st_mtime_ns))
+        if path.is_symlink():
+            raise Unread(_LINK)
+        with open(path, "rb", opener=_open_no_link) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Unread("is not a plain file")
+            return Contents(file.read(), times.of_file(status.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise Unread("is not a plain file") from None
     except OSError as error:
-        raise Unread(f"cannot be read: {error.strerror or error}") from error
+        raise Unread(_refusal(path, error)) from error
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open without waiting for a pipe's writer, and without following what has become a link meanwhile."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    """Say why *path* is not read.
+
+    Raises:
+        BackendUnavailable: Trying again may help: to call this damage would lose what is there.
+    """
+    if error.errno not in _REFUSALS:
+        raise BackendUnavailable(f"{path} cannot be read just now: {error.strerror or error}; try again") from error
+    return f"cannot be read: {error.strerror or error}"
 
 
 def entries_in(path: Path) -> Iterator[Path | Damaged]:
     """Give what is in a folder by name; nothing if it is not there. Links, and names that are no text, are damage."""
     try:
         if path.is_symlink():
-            yield Damaged(path, "is a symbolic link, which is not followed")
+            yield Damaged(path, _LINK)
             return
         entries = sorted(path.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield Damaged(path, f"cannot be read: {error.strerror or error}")
+        yield Damaged(path, _refusal(path, error))
         return
     for entry in entries:
         try:
             check_identifier("its name", entry.name)
-            yield Damaged(entry, "is a symbolic link, which is not followed") if entry.is_symlink() else entry
+            yield Damaged(entry, _LINK) if entry.is_symlink() else entry
         except InvalidArgument as error:
             yield Damaged(entry, str(error))
         except OSError as error:
-            yield Damaged(entry, f"cannot be read: {error.strerror or error}")
+            yield Damaged(entry, _refusal(entry, error))
 
 
 def folders_in(path: Path) -> Iterator[Path | Damaged]:
@@ -108,12 +138,13 @@ def homes_in(folder: Path) -> Iterator[Path | Damaged]:
     yield from folders_in(folder / USERS)
 
 
-def fact_files_in(path: Path) -> Iterator[Path | Damaged]:
-    """Give the Markdown files of an agent, *path* being its folder of facts; at any depth, as DeerFlow looks."""
+def fact_files_in(path: Path, depth: int = 0) -> Iterator[Path | Damaged]:
+    """Give the Markdown files of an agent, *path* being its folder of facts; in folders below it, as DeerFlow looks."""
     for entry in entries_in(path):
         if isinstance(entry, Damaged):
             yield entry
         elif entry.is_dir():
-            yield from fact_files_in(entry)
+            deep = depth == _DEEPEST
+            yield from [Damaged(entry, "is nested too deeply")] if deep else fact_files_in(entry, depth + 1)
         elif entry.suffix == SUFFIX:
             yield entry

@@ -26,7 +26,7 @@ _THREADS: Final = 8
 
 #: Pauses before a lock that another process holds is tried again.
 _FIRST_PAUSE_SECONDS: Final = 0.0005
-_LONGEST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.001
 
 
 class Connection:

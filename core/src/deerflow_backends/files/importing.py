@@ -27,13 +27,37 @@ logger = logging.getLogger("deerflow_backends")
 def import_folder(store: Store, source: Path) -> None:
     """Import *source* into a store without users; what is damaged there is logged, noted and left.
 
-    If somebody has written to the store meanwhile, nothing is imported, and a warning says so. Only one process may
-    call it at a time.
+    If nothing of it can be read, that is logged and tried again by the next opening while the store is empty. If
+    somebody has written to the store meanwhile, nothing is imported, and a warning says so. Only one process may call
+    it at a time.
+
+    Raises:
+        BackendUnavailable, OSError: It failed; nothing was imported.
     """
-    room = Store(store.root / "import", store.root / "import-journals")
-    for folder in (room.users, room.journals):
-        shutil.rmtree(folder, ignore_errors=True)  # of somebody who died
-        folder.mkdir(0o700)
+    try:
+        _import(store, _room(store), source)
+    finally:
+        forget_half_imported(store)
+
+
+def is_half_imported(store: Store) -> bool:
+    """Whether somebody imports just now, or died doing it."""
+    return any(folder.exists() for folder in (_room(store).users, _room(store).journals))
+
+
+def forget_half_imported(store: Store) -> None:
+    """Remove what somebody who died had imported; nobody else may be importing."""
+    for folder in (_room(store).users, _room(store).journals):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _room(store: Store) -> Store:
+    return Store(store.root / "import", store.root / "import-journals")
+
+
+def _import(store: Store, room: Store, source: Path) -> None:
+    room.users.mkdir(0o700)
+    room.journals.mkdir(0o700)
     found = ImportedFile(str(source), 0, [])
     for part in read_folder(source):
         refused = _take(room, part, source)
@@ -41,20 +65,19 @@ def import_folder(store: Store, source: Path) -> None:
             found.parts += 1
         else:
             found.damaged.append(refused)
+            logger.warning("files_import_damaged", extra={"file": refused.path, "reason": refused.reason})
+    if not found.parts:
+        return
     write_file(room.users / IMPORTED_FILE, msgspec.json.encode(found))
     sync(room.users)
-    room.journals.rmdir()
     try:
         room.users.rename(store.users)  # takes the place of an empty folder only
     except OSError as error:
         if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
             raise
         logger.warning("files_import_given_up", extra={"source": str(source), "reason": "the store is not empty"})
-        shutil.rmtree(room.users)
     else:
         sync(store.root)
-        for refused in found.damaged:
-            logger.warning("files_import_damaged", extra={"file": refused.path, "reason": refused.reason})
 
 
 def _take(room: Store, part: Part | Damaged, source: Path) -> Refused | None:

@@ -5,13 +5,15 @@ Then the files take their places and the journal goes. Whoever locks a folder an
 its writer is dead, or it would hold the lock. Without a journal, what was prepared is removed.
 
 Whatever a later step stands on is synced before it: files and journal before the journal's rename, that rename before
-the files take their places, and these before the journal goes. So the same holds when the power fails.
+the files take their places, and these before the journal goes. So the same holds when the power fails. That the
+journal is gone is not synced: should it come back, a later write's files have other names, and it finds nothing to do.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -115,9 +117,10 @@ def commit(store: Store, user: str, put: Mapping[str, bytes], remove: Collection
         with translating():
             if not (store.users / user / USER_FILE).exists():
                 sync(store.users)  # the folder is new, and will be needed
+            token = secrets.token_hex(4)
             for file, content in put.items():
-                write_file(store.new(user, file), content)
-            write_file(prepared, msgspec.json.encode(Journal(list(put), list(remove))))
+                write_file(store.new(user, f"{file}.{token}"), content)
+            write_file(prepared, msgspec.json.encode(Journal(list(put), list(remove), token)))
             prepared.rename(journal)
     except BackendUnavailable:
         with suppress(OSError):
@@ -131,11 +134,12 @@ def commit(store: Store, user: str, put: Mapping[str, bytes], remove: Collection
 def recover_all(store: Store) -> None:
     """Finish or undo what dead writers have left.
 
-    Folders in use are left to whoever uses them, and of damage the calls for that user tell.
+    Folders in use are left to whoever uses them; of damage, and of what cannot be reached, the calls for that user
+    tell.
     """
     for user in {entry.partition(".")[0] for entry in os.listdir(store.journals)}:
         if is_user_name(user):
-            with suppress(Busy, Corrupt), writing(store, user):
+            with suppress(Busy, Corrupt, BackendUnavailable), writing(store, user):
                 pass
 
 
@@ -186,7 +190,7 @@ def _finish(store: Store, user: str) -> None:
     journal = decode(path.read_bytes(), Journal, path)
     for file in journal.put:
         with suppress(FileNotFoundError):
-            store.new(user, file).rename(folder / file)
+            store.new(user, f"{file}.{journal.token}").rename(folder / file)
     for file in journal.remove:
         (folder / file).unlink(missing_ok=True)
     sync(folder)
@@ -209,6 +213,6 @@ def _mark(store: Store, user: str) -> Path:
 
 def _remove_unused(store: Store, user: str) -> None:
     folder = store.users / user
-    if not (folder / USER_FILE).exists():
+    if not (folder / USER_FILE).exists() and not store.journal(user).exists():
         folder.rmdir()
     _mark(store, user).unlink(missing_ok=True)

@@ -107,6 +107,7 @@ class Journal(msgspec.Struct):
 
     put: list[str]
     remove: list[str]
+    token: str
 
 
 class UserFile(msgspec.Struct):

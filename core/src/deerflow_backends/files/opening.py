@@ -5,6 +5,7 @@ A folder that is refused is left as it was.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -17,16 +18,32 @@ from typing import Final
 import msgspec
 
 from deerflow_backends.blocking import in_thread
-from deerflow_backends.deerflow_folders import find_layout
+from deerflow_backends.deerflow_folders import find_layout, read_folder
 from deerflow_backends.errors import BackendUnavailable, ConfigError, PluginError
-from deerflow_backends.files.importing import import_folder
-from deerflow_backends.files.layout import FORMAT, STORE_FILE, VERSION, Store, StoreFile, damaged, decode
+from deerflow_backends.files.importing import forget_half_imported, import_folder, is_half_imported
+from deerflow_backends.files.journals import recover_all
+from deerflow_backends.files.layout import (
+    FORMAT,
+    IMPORTED_FILE,
+    STORE_FILE,
+    USER_FILE,
+    VERSION,
+    Store,
+    StoreFile,
+    damaged,
+    decode,
+)
 from deerflow_backends.local_folders import check_folder, is_writable, sync, write_file
 
 #: How long processes that start at once may wait for the one that imports.
 MIGRATE_SECONDS: Final = 60.0
 
 _PAUSE_SECONDS: Final = 0.02
+
+#: Errors of the system that trying again will not mend.
+_REFUSALS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 #: As in `ConnectionSettings`.
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -63,6 +80,8 @@ async def migrate(path: Path, namespace: str, *, import_from: Path | None = None
     try:
         return await in_thread("deerflow files migrate", lambda: _migrate(path, store, import_from, apply))
     except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise BackendUnavailable(f"path {str(path)!r}: {error}; open it again once that has passed") from error
         raise ConfigError(f"path {str(path)!r}: {error}; make the folder accessible, or choose another one") from error
 
 
@@ -74,7 +93,7 @@ def _migrate(path: Path, store: Store, import_from: Path | None, apply: bool) ->
             "in it, and name this one as import_from to begin with its memory"
         )
     due = _due(path, store, import_from)
-    if not apply or not due:
+    if not apply or not (due or is_half_imported(store)):
         return list(due.values())
     for folder in reversed([store.root, *store.root.parents]):
         _make(folder)
@@ -82,7 +101,9 @@ def _migrate(path: Path, store: Store, import_from: Path | None, apply: bool) ->
         due = _due(path, store, import_from)  # others may have been faster
         if "folder" in due:
             _set_up(store)
+        forget_half_imported(store)
         if import_from is not None and "import" in due:
+            recover_all(store)  # an empty folder that somebody left would be in the way
             import_folder(store, import_from)
         return list(due.values())
 
@@ -98,7 +119,7 @@ def _due(path: Path, store: Store, import_from: Path | None) -> dict[str, str]:
         raise ConfigError(
             f"import_from {str(import_from)!r} is no folder; name that of a DeerFlow store, or remove import_from"
         )
-    if find_layout(import_from) is not None:
+    if next(read_folder(import_from), None) is not None:
         due["import"] = f"{store.root.name}: import from {import_from}"
     return due
 
@@ -154,7 +175,12 @@ def _prepared(store: Store) -> Path:
 def _is_used(store: Store) -> bool:
     """Whether anybody has a memory in it, or it was imported."""
     with os.scandir(store.users) as entries:
-        return any(entries)
+        return any(entry.name == IMPORTED_FILE or _has_memory(store, entry.name) for entry in entries)
+
+
+def _has_memory(store: Store, user: str) -> bool:
+    """Whether a user was written, and the folder is not what somebody left who died before."""
+    return (store.users / user / USER_FILE).exists() or store.journal(user).exists()
 
 
 def _not_ours(root: Path) -> ConfigError:
@@ -195,6 +221,9 @@ def _locked(store: Store) -> Iterator[None]:
                         f"{store.root} is being set up by another process for {MIGRATE_SECONDS:g} s; try again"
                     ) from None
                 time.sleep(_PAUSE_SECONDS)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also that of a copy of the handle that a fork has made
     finally:
         os.close(handle)

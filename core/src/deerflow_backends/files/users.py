@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from deerflow_backends.changes import Changes, Effects, State, StoredBody
+from deerflow_backends.errors import Corrupt
 from deerflow_backends.files.journals import Intent, commit, reading, writing
 from deerflow_backends.files.layout import (
     NO_PART,
@@ -119,11 +120,19 @@ def clear(
 
 
 def erase(store: Store, user_id: str | None, intent: Intent) -> None:
-    """Leave no trace of a user, whatever is in the folder."""
+    """Leave no trace of a user, whatever files are in the folder.
+
+    Raises:
+        Corrupt: There is something that no file of ours can be; nothing was removed.
+    """
     name = user_name(user_id)
     with writing(store, name) as folder:
-        if files := os.listdir(folder):
-            commit(store, name, {}, files, intent)
+        entries = list(os.scandir(folder))
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) or not entry.name.isprintable():
+                raise Corrupt(f"{entry.path!r} is not of this backend; move it away and erase the user again")
+        if entries:
+            commit(store, name, {}, [entry.name for entry in entries], intent)
 
 
 def restore(store: Store, part: Part, intent: Intent) -> bool:
