@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +16,10 @@ import pytest
 
 from deerflow_backends import files
 from deerflow_backends.changes import StoredBody, StoredFact
-from deerflow_backends.deerflow_folders import Damaged, Layout, read_folder, write_folder
-from deerflow_backends.errors import ConfigError
+from deerflow_backends.deerflow_folders import Damaged, Layout, places, read_folder, write_folder
+from deerflow_backends.errors import BackendUnavailable, ConfigError
 from deerflow_backends.files.checking import findings
+from deerflow_backends.files.layout import Store, user_name
 from deerflow_backends.memories import PutFact
 from deerflow_backends.records import Part
 
@@ -120,6 +123,54 @@ def test_damage_is_told_and_left(tmp_path: Path, look: Look, caplog: pytest.LogC
     assert vars(logged)["file"] == str(damaged)
     assert vars(logged)["reason"] in line
     assert look(source) == before
+
+
+def test_a_passing_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment without file handles fails the opening, and leaves nothing: the next one imports everything."""
+    source, data = _source(tmp_path / "home"), tmp_path / "data"
+
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "_open_no_link", refuse)
+        with pytest.raises(BackendUnavailable, match=r"memory\.json cannot be read just now"):
+            asyncio.run(_exported(data, import_from=source))
+    assert not [path for path in data.glob("*/*") if path.name.startswith("import")]
+    records, _ = asyncio.run(_exported(data, import_from=source))
+    assert _ordered(records) == _ordered(_read(source))
+
+
+def test_only_damage_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While nothing at all can be read nothing counts as imported: each opening says so, until it is mended."""
+    source, data = _source(tmp_path / "home"), tmp_path / "data"
+    whole = {path: path.read_bytes() for path in source.rglob("memory.json")}
+    for path in whole:
+        path.write_bytes(b"{")
+    for _ in range(2):
+        caplog.clear()
+        records, _ = asyncio.run(_exported(data, import_from=source))
+        assert records == []
+        assert [record.message for record in caplog.records] == ["files_import_damaged"] * 4
+    for path, content in whole.items():
+        path.write_bytes(content)
+    records, _ = asyncio.run(_exported(data, import_from=source))
+    assert len(records) == 4
+
+
+def test_what_the_dead_left_is_removed(tmp_path: Path) -> None:
+    """Half an import goes with the next opening, and an empty folder of a user keeps no memory out."""
+    source, data = _source(tmp_path / "home"), tmp_path / "data"
+    asyncio.run(_exported(data))
+    store = Store.at(data / "deerflow")
+    (store.root / "import" / "somebody").mkdir(parents=True)
+    (store.root / "import-journals").mkdir()
+    asyncio.run(_exported(data))
+    assert sorted(path.name for path in store.root.iterdir()) == ["journals", "store.json", "users"]
+    (store.users / user_name("ann")).mkdir()
+    store.new(user_name("ann"), "folder").touch()
+    records, _ = asyncio.run(_exported(data, import_from=source))
+    assert len(records) == 4
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import pytest
 
 from deerflow_backends import codec, files
 from deerflow_backends.errors import BackendUnavailable, Closed, Corrupt
+from deerflow_backends.files import journals
 from deerflow_backends.files.layout import Store, part_file, user_name
 from deerflow_backends.files.memories import FilesMemoryStore
+from deerflow_backends.local_folders import write_file
 from deerflow_backends.memories import DeleteFact, PutBody, PutFact
 
 
@@ -280,6 +282,87 @@ def test_a_disk_that_refuses(tmp_path: Path, store_in: Store, monkeypatch: pytes
                         break
         assert {True, False, None} == set(outcomes)
         assert list(store_in.journals.iterdir()) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename"])
+def test_a_disk_that_refuses_a_first_write(
+    tmp_path: Path, store_in: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """So it is with a user's first write: what may have been written is seen at once, or never."""
+
+    async def main() -> None:
+        outcomes: list[bool | None] = []
+        for number in range(1, 20):
+            user_id = f"user {number}"
+            async with opened(tmp_path) as store:
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, name, _failing_at(number, getattr(os, name)))
+                    change = PutFact(None, "f", {"n": 1})
+                    (error,) = await asyncio.gather(store.apply(user_id, [change]), return_exceptions=True)
+                outcomes.append(error.maybe_written if isinstance(error, BackendUnavailable) else None)
+                assert (await store.load(user_id)).revision == (0 if outcomes[-1] is False else 1)
+                assert (await store.apply(user_id, [change])).revision == 1
+                if outcomes[-1] is None:
+                    break
+        assert {True, False, None} == set(outcomes)
+        assert list(store_in.journals.iterdir()) == []
+
+    asyncio.run(main())
+
+
+def test_a_journal_that_comes_back(tmp_path: Path, store_in: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power loss the last journal may be there again: it touches nothing of a later write that never was."""
+    path = store_in.journal(user_name("ann"))
+    kept: list[bytes] = []
+    finish = journals._finish
+
+    class PowerLoss(BaseException):
+        pass
+
+    def kept_first(store: Store, user: str) -> None:
+        kept.append(path.read_bytes())
+        finish(store, user)
+
+    def lost(target: Path, content: bytes) -> None:
+        if target.name.endswith(".journal.new"):
+            raise PowerLoss
+        write_file(target, content)
+
+    async def main() -> None:
+        async with opened(tmp_path) as store:
+            monkeypatch.setattr(journals, "_finish", kept_first)
+            await store.apply("ann", [PutFact(None, "f", {"n": 1})])
+            monkeypatch.setattr(journals, "write_file", lost)
+            with pytest.raises(PowerLoss):
+                await store.apply("ann", [PutFact("a", "g", {"n": 2})])
+        monkeypatch.undo()
+        path.write_bytes(kept[0])
+        async with opened(tmp_path) as store:
+            assert (await store.load("ann")).revision == 1
+            assert await store.agents("ann") == []
+        assert list(store_in.journals.iterdir()) == []
+
+    asyncio.run(main())
+
+
+def test_what_is_not_ours_locks_nobody_out(tmp_path: Path, store_in: Store) -> None:
+    """A strange folder at a user's files: erasing says so and removes nothing, and everybody is served as before."""
+
+    async def main() -> None:
+        async with opened(tmp_path) as store:
+            for user_id in ("ann", "bob"):
+                await store.apply(user_id, [PutFact(None, "f", {})])
+            strange = store_in.users / user_name("ann") / "old"
+            strange.mkdir()
+            with pytest.raises(Corrupt, match="old' is not of this backend; move it away"):
+                await store.erase("ann")
+        async with opened(tmp_path) as store:
+            assert [(await store.load(user_id)).revision for user_id in ("ann", "bob")] == [1, 1]
+            strange.rmdir()
+            await store.erase("ann")
+            assert (await store.load("ann")).revision == 0
 
     asyncio.run(main())
 
