@@ -194,14 +194,19 @@ def _insert(layer: Layer, raw: dict[str, Any], place: Place, value: Any, variabl
 
 
 def from_host(environment: Mapping[str, str], stronger: Sequence[Layer]) -> Layer:
-    """Read where DeerFlow keeps its own data: there memory is kept, too, unless a *stronger* source chooses for it."""
+    """Read where DeerFlow keeps its own data: there memory is kept, too, unless a *stronger* source chooses for it.
+
+    That place has a name all the same, so that what was kept there can be looked at and copied.
+    """
     layer = Layer()
     home = environment.get(HOST_HOME_VARIABLE)
     chosen = any(source.holds(("memory", key)) for source in stronger for key in ("backend", "connection"))
-    if home and not chosen:
+    described = any(source.holds(("connections", "files")) for source in stronger)
+    if home and not (chosen and described):
         layer.origins[()] = HOST_HOME_VARIABLE
         settings = {"path": str(Path(home, HOST_FOLDER)), "import_from": home}
-        layer.normalise({"memory": "files", "connections": {"files": settings}})
+        choice = {} if chosen else {"memory": "files"}
+        layer.normalise({**choice, "connections": {"files": settings}})
     return layer
 
 

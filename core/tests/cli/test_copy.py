@@ -216,8 +216,11 @@ def test_a_target_that_holds_something_else_is_refused(invoke: Invoke, configure
         code, shown, told = invoke("copy", "thread_index", "--from", "old", "--to", folder.name)
         assert (code, shown) == (2, "")
         (line,) = told.splitlines()
-        assert f"{folder.name} is not empty: old has nothing equal to the thread {other['thread_id']!r}" in line
-        assert "--into-existing" in line
+        if folder.name == "new":
+            assert f"new is not empty: old has nothing equal to the thread {other['thread_id']!r}" in line
+        else:
+            assert "the thread 'a' is in old and in newer, with other contents" in line
+        assert ("--into-existing" in line) == (folder.name == "new")
         assert exported(folder, "thread_index") == [other]
 
 
@@ -251,8 +254,7 @@ def test_a_conflict_stops_and_says_what_stays(
     assert error.startswith("error: ")
     assert said in error
     assert "first" in error
-    assert stays.startswith("1 ")
-    assert stays.endswith(" of old are in new and stay there.")
+    assert stays.endswith(" of old read until then; 1 of them are in new.")
     summary = json.loads(shown)
     assert (summary["ok"], summary["verified"], summary["found"]) == (False, False, 1)
     assert exported(configured / "new", capability) == [records[0], other]
@@ -269,6 +271,12 @@ def test_one_store_under_two_names_is_refused(
     code, shown, told = invoke("copy", "memory", "--from", "old", "--to", "other")
     assert (code, shown) == (2, "")
     assert told == "error: --from old and --to other are the same store; there is nothing to copy\n"
+    for name, origin in (("F", {}), ("G", {"import_from": "old"})):
+        block = {"backend": "files", "path": "files", **origin}
+        monkeypatch.setenv(f"DEERFLOW_BACKENDS_CONNECTIONS__{name}", json.dumps(block))
+    code, shown, told = invoke("copy", "memory", "--from", "f", "--to", "g")
+    assert (code, shown) == (2, "")
+    assert "are the same store" in told
     other["namespace"] = "another"
     monkeypatch.setenv("DEERFLOW_BACKENDS_CONNECTIONS__OTHER", json.dumps(other))
     assert invoke("copy", "memory", "--from", "old", "--to", "other")[0] == 0
@@ -363,6 +371,20 @@ def test_damaged_files_are_listed_and_all_else_is_copied(invoke: Invoke, configu
     assert "verified" in shown
 
 
+def test_the_store_of_files_is_no_folder_of_deerflow(
+    invoke: Invoke, configured: Path, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeerFlow's memory beside a store of `files` would keep that from opening, so it is not put there."""
+    monkeypatch.setenv("DEERFLOW_BACKENDS_CONNECTIONS__FILES__PATH", "files")
+    assert invoke("copy", "memory", "--from", "deerflow:host", "--to", "files")[0] == 0
+    before = sorted((configured / "files").iterdir())
+    code, shown, told = invoke("copy", "memory", "--from", "deerflow:host", "--to", "deerflow:files")
+    assert (code, shown) == (2, "")
+    assert "a store of the backend 'files' is in there" in told
+    assert sorted((configured / "files").iterdir()) == before
+    assert invoke("memory", "nobody", "--backend", "files")[0] == 0
+
+
 def test_a_folder_that_holds_other_memory_is_refused(invoke: Invoke, configured: Path, host: Path) -> None:
     """A folder as target is empty, or holds this copy whole; what DeerFlow cannot hold is named and nothing written."""
     fill(configured / "old", "memory", [part("ada", None)])
@@ -375,7 +397,7 @@ def test_a_folder_that_holds_other_memory_is_refused(invoke: Invoke, configured:
     assert (code, shown) == (1, "")
     error, nothing = told.splitlines()
     assert "'b@d' is no name in DeerFlow" in error
-    assert nothing == "Nothing of new is in deerflow:out."
+    assert nothing == "2 parts of new read until then; 0 of them are in deerflow:out."
     assert not (configured / "out").exists()
     code, _, told = invoke("copy", "memory", "--from", "old", "--to", "deerflow:out")
     assert (code, told) == (0, "")

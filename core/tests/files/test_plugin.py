@@ -87,7 +87,7 @@ def test_what_is_configured_wins(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (home.with_name("elsewhere") / "deerflow").is_dir()
     monkeypatch.setenv("DEERFLOW_BACKENDS_MEMORY", "inprocess")
     assert _chosen() == ("inprocess", "inprocess")
-    assert not load_configuration().connections
+    assert load_configuration().connections.keys() == {"files"}  # named, so that it can be copied from; not opened
     monkeypatch.delenv("DEERFLOW_BACKENDS_MEMORY")
     Path("deerflow-backends.yaml").write_text("memory: inprocess\n")
     assert _chosen() == ("inprocess", "inprocess")
@@ -127,6 +127,24 @@ def test_the_command_shows_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
     messages = [finding["message"] for finding in told["findings"]["files"]]
     assert any(str(home / "deerflow-backends/deerflow") in message for message in messages)
     assert f"1 parts were imported from {home}" in messages
+
+
+def test_the_default_can_be_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is kept there with nothing configured can be looked at and copied by the name of its connection."""
+    assert run(["memory", "bob", "--backend", "files", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["body"]["a"] == 1
+    assert run(["copy", "memory", "--from", "files", "--to", f"deerflow:{home.with_name('copied')}"]) == 0
+    assert (home.with_name("copied") / "users/bob/memory.json").is_file()
+
+
+def test_what_is_logged_is_shown_with_its_facts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that cannot be imported is told by any command, with its name and the reason."""
+    damaged = home / "users/ann/memory.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    assert run(["memory", "bob"]) == 0
+    told = capsys.readouterr().err
+    assert f"warning: files_import_damaged file={damaged} reason=" in told
 
 
 def test_what_check_finds(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

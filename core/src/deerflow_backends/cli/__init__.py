@@ -14,6 +14,8 @@ def main() -> int:
         from deerflow_backends.cli.app import run  # noqa: PLC0415  # not before we know whether it can be imported
     except ModuleNotFoundError as error:
         return missing_extra("cli", error)
+    except KeyboardInterrupt:
+        return 130
     return run(sys.argv[1:])
 
 

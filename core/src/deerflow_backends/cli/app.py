@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -24,7 +25,7 @@ from deerflow_backends.cli.options import (
     configured_alone,
     parse_settings,
 )
-from deerflow_backends.cli.output import print_errors
+from deerflow_backends.cli.output import Warnings, print_errors
 from deerflow_backends.errors import BackendsError, ConfigError, InvalidArgument, PluginError
 
 #: Shells and timeouts(1) expect this of a program that was interrupted.
@@ -180,7 +181,9 @@ def counters_command(
     ] = 300,
     interval: Annotated[
         float | None,
-        typer.Option("--interval", metavar="SECONDS", min=0.1, help="How often --watch looks; 2 if not said."),
+        typer.Option(
+            "--interval", metavar="SECONDS", min=0.1, max=86_400, help="How often --watch looks; 2 if not said."
+        ),
     ] = None,
     backend: OneBackendOption = None,
     settings: SetOption = None,
@@ -256,6 +259,8 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no error
+    logger, warnings = logging.getLogger("deerflow_backends"), Warnings()
+    logger.addHandler(warnings)
     try:
         code = app(list(arguments) or ["--help"], prog_name="deerflow-backends", standalone_mode=False)
     except (ConfigError, PluginError, InvalidArgument, UsageError) as error:
@@ -273,4 +278,6 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print_errors([describe()])
         return 2
+    finally:
+        logger.removeHandler(warnings)
     return code if isinstance(code, int) else 0

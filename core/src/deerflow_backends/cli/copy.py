@@ -52,8 +52,8 @@ async def copy(
     _print_damaged(damaged)
     if copied.stopped is not None:
         print_errors([copied.stopped])
-        stays = f"{_count(copied.found, capability)} of {source} are in {target} and stay there."
-        remark(stays if copied.found else f"Nothing of {source} is in {target}.")
+        read = f"{_count(copied.records, capability)} of {source} read until then"
+        remark(f"{read}; {copied.found} of them are in {target}.")
     elif not copied.verified:
         print_errors(f"reading back: {fault}" for fault in copied.faults)
         remark(f"{copied.found} of {_count(copied.records, capability)} are in {target} as they were copied.")
@@ -74,6 +74,9 @@ async def _copy(
             with bars.progress:
                 copied = await Copying(source, target, sent, kept, size, bars.phase).run(into_existing=into_existing)
     except NotEmpty as error:
+        if error.differs:
+            problem = f"{error} is in {source_end.label} and in {target_end.label}, with other contents"
+            raise UsageError(f"{problem}; choose an empty target, or delete it in one of them") from None
         problem = f"{target_end.label} is not empty: {source_end.label} has nothing equal to {error}"
         remedy = ", or add --into-existing to leave what is there" if isinstance(target_end, ConnectionEnd) else ""
         raise UsageError(f"{problem}; choose an empty one{remedy}") from None

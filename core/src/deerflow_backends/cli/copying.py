@@ -46,7 +46,14 @@ class NotEmpty(Exception):
     """The target holds something that the source does not have, or has otherwise; nothing was copied.
 
     The message names one such record.
+
+    Attributes:
+        differs: Whether the source has it, with other contents.
     """
+
+    def __init__(self, message: str, *, differs: bool) -> None:
+        super().__init__(message)
+        self.differs = differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +191,9 @@ class Copying:
             async with aclosing(_each(self.target.export())) as records:
                 async for record in records:
                     entry = self.kept(record)
-                    if entry is not None and not ledger.has(*entry):
-                        raise NotEmpty(name_of(entry[0]))
+                    has = entry is None or ledger.has(*entry)
+                    if entry is not None and not has:
+                        raise NotEmpty(name_of(entry[0]), differs=has is False)
                     equal += entry is not None
                     count()
         return equal

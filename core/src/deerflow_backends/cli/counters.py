@@ -181,6 +181,8 @@ def shown(models: Sequence[Model], window_seconds: int) -> Group:
     """Return the table of *models*, and why the unhealthy ones are."""
     window = f"last {window_seconds} s"
     listing = table("model", "calls", "success", "thumbs", window, "success", "health")
+    listing.columns[0].min_width = 12
+    listing.columns[-1].no_wrap = True
     for column in listing.columns[1:-1]:
         column.justify, column.no_wrap = "right", True
     lines = []

@@ -15,6 +15,7 @@ from deerflow_backends.cli.options import UsageError
 from deerflow_backends.configuration import Configuration, load_configuration
 from deerflow_backends.deerflow_folders import Layout, read_folder
 from deerflow_backends.deerflow_folders.writing import finish
+from deerflow_backends.files.layout import STORE_FILE
 from deerflow_backends.mistakes import unknown
 from deerflow_backends.settings import ConnectionSettings
 
@@ -22,6 +23,8 @@ from deerflow_backends.settings import ConnectionSettings
 COPIED: Final = ("memory", "thread_index")
 #: What begins the name of an end that is a folder of DeerFlow's.
 FOLDER_PREFIX: Final = "deerflow:"
+#: Settings that say how a store began, not which one it is.
+_NO_IDENTITY: Final = frozenset({"import_from"})
 LAYOUTS: Final[tuple[str, ...]] = get_args(Layout)
 
 
@@ -127,6 +130,9 @@ def _target_of(capability: str, text: str, layout: str | None) -> End:
     if not text.startswith(FOLDER_PREFIX):
         return _connection("--to", capability, text)
     path = _folder("--to", capability, text)
+    if next(path.glob(f"*/{STORE_FILE}"), None) is not None:
+        # With DeerFlow's memory beside it that store would refuse to open.
+        raise UsageError(f"--to {text}: a store of the backend 'files' is in there; choose another folder")
     return FolderEnd(text, path, cast(Layout, layout or LAYOUTS[0]))
 
 
@@ -165,11 +171,11 @@ def _are_same(source: End, target: End) -> bool:
 
 
 def _identity(settings: ConnectionSettings | None) -> dict[str, Any]:
-    """Return the settings that may tell one store from another: no durations, and no choices from a list."""
+    """Return the settings that may tell one store from another: no durations, no choices from a list."""
     found = {}
     for name, field in type(settings).model_fields.items() if settings is not None else ():
         value = getattr(settings, name)
-        if name.endswith("_seconds") or get_origin(field.annotation) is Literal:
+        if name in _NO_IDENTITY or name.endswith("_seconds") or get_origin(field.annotation) is Literal:
             continue
         found[name] = Path(value).resolve() if isinstance(value, PurePath) else value
     return found

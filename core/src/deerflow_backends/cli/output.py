@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -66,6 +67,22 @@ def print_errors(lines: Iterable[str]) -> None:
 def moment(at: datetime) -> str:
     """Return a time for people, to the second, in UTC."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+class Warnings(logging.Handler):
+    """Shows what the backends log as one line each on stderr, its facts with it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        facts = [f"{name}={value}" for name, value in vars(record).items() if name not in _NO_FACTS]
+        remark(scrub(printable(" ".join(["warning:", record.getMessage(), *facts])), ()), style="yellow")
+
+
+#: What every log record has.
+_NO_FACTS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 def quoted(value: Any) -> str:
