@@ -13,6 +13,10 @@ from deerflow_backends import HEARTBEAT_SENTINEL, StreamBridge, StreamEvent
 #: How long to wait for deliveries: whoever needs longer has lost some.
 PATIENCE_SECONDS = 60.0
 
+#: A process is quiet that used less than a tenth of a core for so long; waited for at most so many times as long.
+_SETTLING_SECONDS = 0.25
+_LONGEST_SETTLING = 40
+
 #: How many first events are on their way together.
 _AT_ONCE = 64
 
@@ -43,6 +47,14 @@ class Crowd:
             some = runs[start : start + _AT_ONCE]
             await asyncio.gather(*(self._bridge.publish(run_id, "messages", payload(0.0)) for run_id in some))
         await self.wait_for(len(self._followers))
+
+    async def settle(self) -> None:
+        """Wait until this process is done with what attaching has begun: reads that turn out to be unnecessary, too."""
+        for _ in range(_LONGEST_SETTLING):
+            used = time.process_time()
+            await asyncio.sleep(_SETTLING_SECONDS)
+            if time.process_time() - used < _SETTLING_SECONDS / 10:
+                return
 
     async def wait_for(self, deliveries: int) -> None:
         """Wait until so many were delivered in all.
