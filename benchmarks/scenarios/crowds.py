@@ -114,7 +114,7 @@ async def idle(bench: Bench) -> Outcome:
         crowd(backends.stream_bridge, heartbeat_seconds=sizes.idle_seconds) as subscribers,
     ):
         await subscribers.attach(bench.runs(sizes.crowd), 1)
-        await asyncio.sleep(sizes.idle_seconds / 15)
+        await subscribers.settle()
         begun, cpu = time.perf_counter(), time.process_time()
         for _ in range(15):
             part, used = time.perf_counter(), time.process_time()
