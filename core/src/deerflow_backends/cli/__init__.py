@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
+
+#: Shells and timeouts(1) expect this of a program that was interrupted.
+INTERRUPTED: Final = 130
 
 
 def main() -> int:
@@ -15,7 +19,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         return missing_extra("cli", error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return run(sys.argv[1:])
 
 

@@ -9,11 +9,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from deerflow_backends.cli import missing_extra
+from deerflow_backends.cli import INTERRUPTED, missing_extra
 from deerflow_backends.cli.demo import require_libraries
 from deerflow_backends.cli.options import (
     BackendOption,
@@ -27,9 +27,6 @@ from deerflow_backends.cli.options import (
 )
 from deerflow_backends.cli.output import Warnings, print_errors
 from deerflow_backends.errors import BackendsError, ConfigError, InvalidArgument, PluginError
-
-#: Shells and timeouts(1) expect this of a program that was interrupted.
-_INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="deerflow-backends",
@@ -270,7 +267,7 @@ def run(arguments: Sequence[str]) -> int:
         print_errors(str(error).splitlines())
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         # Typer's own errors: which class they have depends on its version, but all of them know how to put it.
         describe = getattr(error, "format_message", None)

@@ -6,7 +6,6 @@ A *home* is the folder of one user: the whole folder for what is kept without a 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from deerflow_backends.arguments import check_identifier
 from deerflow_backends.deerflow_folders import times
 from deerflow_backends.errors import BackendUnavailable, InvalidArgument
+from deerflow_backends.local_folders import REFUSALS
 
 #: How a folder is laid out: one document a part, or summaries and one Markdown file a fact.
 Layout: TypeAlias = Literal["documents", "markdown"]
@@ -35,9 +35,6 @@ ADDING: Final = ".deerflow-backends-adding"
 
 
 _LINK: Final = "is a symbolic link, which is not followed"
-
-#: Errors of the system that trying again will not mend.
-_REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
 
 #: DeerFlow itself needs one folder below that of an agent's facts.
 _DEEPEST: Final = 32
@@ -100,7 +97,7 @@ def _refusal(path: Path, error: OSError) -> str:
     Raises:
         BackendUnavailable: Trying again may help: to call this damage would lose what is there.
     """
-    if error.errno not in _REFUSALS:
+    if error.errno not in REFUSALS:
         raise BackendUnavailable(f"{path} cannot be read just now: {error.strerror or error}; try again") from error
     return f"cannot be read: {error.strerror or error}"
 

@@ -20,6 +20,7 @@ from deerflow_backends.deerflow_folders import documents, markdown
 from deerflow_backends.deerflow_folders.places import ADDING, AGENTS, DOCUMENT, FACTS, SUFFIX, USERS, Layout
 from deerflow_backends.deerflow_folders.reading import memory_in
 from deerflow_backends.errors import BackendUnavailable, ConfigError, InvalidArgument
+from deerflow_backends.local_folders import sync
 from deerflow_backends.records import Part
 
 #: The longest name of a file or folder, in bytes, that file systems take.
@@ -88,14 +89,14 @@ def _write(folder: Path, parts: Iterable[Part], laying: _Documents | _Markdown) 
             for file in laying.files(part):
                 _put(stage / file.path, file)
             count += part.body is not None or bool(part.facts)
-        _sync(stage)
+        _sync_all(stage)
         _refuse_obstacles(stage, folder)
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         stage.rename(folder if is_new else folder / ADDING)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    _sync_folder(folder.absolute().parent if is_new else folder)
+    sync(folder.absolute().parent if is_new else folder)
     finish(folder)
     return count
 
@@ -124,9 +125,9 @@ def finish(folder: Path) -> None:
         place.mkdir(exist_ok=True)
         for name in names:
             Path(root, name).rename(place / name)
-        _sync_folder(place)
+        sync(place)
     shutil.rmtree(adding)
-    _sync_folder(folder)
+    sync(folder)
 
 
 def _refuse_obstacles(stage: Path, folder: Path) -> None:
@@ -139,17 +140,9 @@ def _refuse_obstacles(stage: Path, folder: Path) -> None:
             raise ConfigError(f"{path} is in the way; move it out of {folder}")
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     for root, _, _ in os.walk(folder):
-        _sync_folder(Path(root))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(Path(root))
 
 
 @dataclass(slots=True)

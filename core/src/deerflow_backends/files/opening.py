@@ -5,7 +5,6 @@ A folder that is refused is left as it was.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -33,17 +32,12 @@ from deerflow_backends.files.layout import (
     damaged,
     decode,
 )
-from deerflow_backends.local_folders import check_folder, is_writable, sync, write_file
+from deerflow_backends.local_folders import REFUSALS, check_folder, is_writable, sync, write_file
 
 #: How long processes that start at once may wait for the one that imports.
 MIGRATE_SECONDS: Final = 60.0
 
 _PAUSE_SECONDS: Final = 0.02
-
-#: Errors of the system that trying again will not mend.
-_REFUSALS: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
-)
 
 #: As in `ConnectionSettings`.
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -80,7 +74,7 @@ async def migrate(path: Path, namespace: str, *, import_from: Path | None = None
     try:
         return await in_thread("deerflow files migrate", lambda: _migrate(path, store, import_from, apply))
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno not in REFUSALS:
             raise BackendUnavailable(f"path {str(path)!r}: {error}; open it again once that has passed") from error
         raise ConfigError(f"path {str(path)!r}: {error}; make the folder accessible, or choose another one") from error
 
