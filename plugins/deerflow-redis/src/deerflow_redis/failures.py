@@ -1,0 +1,121 @@
+"""What servers and the driver report, turned into this project's errors: the only place that does it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from deerflow_backends.errors import BackendsError, BackendUnavailable, ConfigError, Corrupt, PluginError
+
+
+class NotSent(Exception):
+    """A command was certainly not executed, and may be sent again; the cause says why."""
+
+
+class Lost(Exception):
+    """A command was sent, and its reply never came: it may have been executed, or may still be."""
+
+
+#: Replies of servers that executed nothing, for a reason that passes: by the word they begin with.
+_PASSING: Final = {
+    "CLUSTERDOWN": "the cluster is down",
+    "LOADING": "the server is loading its data",
+    "MASTERDOWN": "a replica has lost its primary",
+    "MISCONF": "the server cannot save its data, and takes no writes",
+    "NOREPLICAS": "the server has too few replicas to take writes",
+    "OOM": "the server's memory is full (maxmemory with the policy noeviction), and it takes no writes",
+    "READONLY": "the server is a replica",
+    "TRYAGAIN": "the slot is being moved",
+    "UNBLOCKED": "the server unblocked the call",
+}
+
+#: What the driver has classes for, and whose first word it drops.
+_CLASSES: Final[dict[type[RedisError], str]] = {
+    BusyLoadingError: "LOADING",
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+}
+
+_REFUSED: Final = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
+_CUT: Final = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
+
+
+def code_of(error: BaseException) -> str:
+    """Return the word that a server's error begins with, such as ``MOVED``."""
+    for kind, code in _CLASSES.items():
+        if isinstance(error, kind):
+            return code
+    return str(error).partition(" ")[0]
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the server does not accept who we say that we are."""
+    return isinstance(error, _REFUSED) or code_of(error) in {"NOAUTH", "WRONGPASS"}
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether the connection is of no use any more, or never came about."""
+    return isinstance(error, _CUT) and not is_refused(error) and not is_passing(error)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the server executed nothing, for a reason that may be over soon."""
+    return isinstance(error, RedisError) and code_of(error) in _PASSING
+
+
+def unavailable(cause: BaseException | None, where: str, *, maybe_written: bool) -> BackendUnavailable:
+    """Say that no answer came in time, and what was the last that was heard."""
+    if cause is None:
+        said = "no answer in time"
+    elif is_passing(cause):
+        said = _PASSING[code_of(cause)]
+    else:
+        said = f"no answer in time ({cause or type(cause).__name__})"
+    written = "; the write may have happened" if maybe_written else ""
+    error = BackendUnavailable(f"{where}: {said}{written}", maybe_written=maybe_written)
+    error.__cause__ = cause
+    return error
+
+
+def translated(error: BaseException, where: str) -> BackendsError:
+    """Return our error for one that trying again does not mend; its cause is set."""
+    ours: BackendsError
+    text = str(error)
+    if is_refused(error):
+        ours = ConfigError(f"{where} refused the user or the password of the url ({text}); correct them")
+    elif isinstance(error, NoPermissionError) or "NOPERM" in text or "ACL failure" in text:
+        ours = ConfigError(f"{where}: {_permission(text)}")
+    elif code_of(error) == "WRONGTYPE" or "WRONGTYPE" in text:
+        ours = Corrupt(f"{where}: a key of ours holds something of another type ({text}); remove it or use a namespace")
+    elif code_of(error) == "CORRUPT":
+        ours = Corrupt(f"{where}: {text.partition(' ')[2]}")
+    elif isinstance(error, ResponseError):
+        ours = PluginError(
+            f"{where} does not understand deerflow-redis ({text}); it must be Redis 7 or Valkey 8 or later"
+        )
+    else:
+        ours = BackendUnavailable(f"{where}: {text or type(error).__name__}")
+    ours.__cause__ = error
+    return ours
+
+
+def _permission(text: str) -> str:
+    if "channel" in text or "subscribe" in text.lower() or "publish" in text.lower():
+        return (
+            f"the user may not use pub/sub ({text}); allow the channels of this namespace, "
+            "or set the connection's tail: xread, which needs none"
+        )
+    return f"the user lacks a permission ({text}); the README of deerflow-redis lists what is needed"

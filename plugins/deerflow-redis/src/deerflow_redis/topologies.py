@@ -1,0 +1,310 @@
+"""Where the servers are: one that stands alone, a primary that sentinels name, or the nodes of a cluster.
+
+Each makes connections of the driver with everything set that a default could change, and tells which server a key is on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.connection import parse_url as parse_redis_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+
+_SLOTS: Final = 16_384
+_DEFAULT_PORT: Final = 6_379
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_url(url: str) -> dict[str, Any]:
+    """Return the driver's settings in *url*.
+
+    Raises:
+        ValueError: It is no Redis URL, or sets what is not for a URL to set; the message does not show it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    for name in parse_qs(parts.query, keep_blank_values=True):
+        if not name.startswith("ssl_"):
+            raise ValueError(f"sets {name}; after a '?' only ssl_* settings of redis-py can stand")
+    if parts.query and parts.scheme != "rediss":
+        raise ValueError("has ssl_* settings, which need rediss://")
+    number = parts.path.strip("/")
+    if parts.scheme != "unix" and number and not number.isdecimal():
+        raise ValueError("must end with the number of a database, or with none")
+    if parts.scheme == "unix" and not number:
+        raise ValueError("must name the path of a socket")
+    _ = parts.port  # raises a ValueError of its own if it is none
+    return dict(parse_redis_url(url))
+
+
+def parse_node(node: object) -> Address:
+    """Read ``host:port``.
+
+    Raises:
+        ValueError: It is not that.
+    """
+    host, _, port = node.rpartition(":") if isinstance(node, str) else ("", "", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in host:
+        raise ValueError(f"must be host:port each, not {node!r}")
+    return Address(host.strip("[]"), int(port))
+
+
+class Servers(Protocol):
+    """One topology."""
+
+    async def locate(self, key: bytes | None) -> Address | None:
+        """Tell the server of a key, or of any; None where there is but one, which `connect` finds itself."""
+
+    async def primaries(self) -> list[Address | None]:
+        """Tell all servers that have keys."""
+
+    async def refresh(self, moved: str | None = None) -> Address | None:
+        """Look anew at where the servers are.
+
+        Args:
+            moved: What a server said (``MOVED 1234 host:port``), whose address is returned.
+        """
+
+    async def connect(self, address: Address | None) -> AbstractConnection:
+        """Connect to the primary that is there.
+
+        Raises:
+            RedisError, OSError: The driver's, also where a replica answers.
+        """
+
+
+def _settings(url: str, timeout_seconds: float, client_name: str) -> dict[str, Any]:
+    """What is told to the driver for each connection: no default of its own that matters is left to it."""
+    return {
+        **parse_url(url),
+        "protocol": 2,
+        "socket_timeout": None,  # the driver's 5 seconds of release 8 would end blocking reads; ours are set by the call
+        "socket_connect_timeout": timeout_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        "client_name": client_name,
+    }
+
+
+async def _connect(settings: Mapping[str, Any], address: Address | None = None) -> AbstractConnection:
+    settings = dict(settings)
+    kind = settings.pop("connection_class", Connection)
+    if "path" in settings:
+        settings.pop("socket_keepalive")
+    if address is not None:
+        settings.update(host=address.host, port=address.port)
+    connection: AbstractConnection = kind(**settings)
+    try:
+        await connection.connect()
+    except BaseException:
+        await disconnect(connection)
+        raise
+    return connection
+
+
+async def disconnect(connection: AbstractConnection) -> None:
+    """Close a connection, whatever state it is in."""
+    with contextlib.suppress(RedisError, OSError):
+        await connection.disconnect(nowait=True)
+
+
+class Standalone:
+    """One server at a known address."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+
+    async def locate(self, key: bytes | None) -> Address | None:
+        """There is but one."""
+        return None
+
+    async def primaries(self) -> list[Address | None]:
+        """There is but one."""
+        return [None]
+
+    async def refresh(self, moved: str | None = None) -> Address | None:
+        """It is where it was."""
+        return None
+
+    async def connect(self, address: Address | None) -> AbstractConnection:
+        """Connect to it."""
+        return await _connect(self._settings)
+
+
+class Sentinels(Standalone):
+    """The primary that sentinels name, asked for each connection."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], sentinels: Sequence[Address], service: str, login: Mapping[str, Any]
+    ) -> None:
+        super().__init__(settings)
+        self._sentinels, self._service, self._login = list(sentinels), service, login
+
+    async def connect(self, address: Address | None) -> AbstractConnection:
+        """Ask the sentinels, in random order, and connect to the primary that the first to answer names."""
+        random.shuffle(self._sentinels)
+        sentinel = Sentinel(self._sentinels, sentinel_kwargs={**self._login, "retry": Retry(NoBackoff(), 0)})
+        try:
+            found = await sentinel.discover_master(self._service)
+        finally:
+            for one in sentinel.sentinels:
+                with contextlib.suppress(RedisError, OSError):
+                    await one.aclose()
+        return await _connect(self._settings, Address(*found))
+
+
+class Cluster:
+    """The nodes of a cluster; which has which slots is asked of them, and again when one says that it moved."""
+
+    def __init__(self, settings: Mapping[str, Any], seeds: Sequence[Address]) -> None:
+        self._settings, self._seeds = settings, list(seeds)
+        self._nodes: list[Address] = []
+        self._slots: list[Address | None] = [None] * _SLOTS
+        self._asking: asyncio.Task[None] | None = None
+
+    async def locate(self, key: bytes | None) -> Address | None:
+        """Tell the server of a key's slot; any, if there is no key."""
+        slot = random.randrange(_SLOTS) if key is None else key_slot(key)  # noqa: S311  # no secret
+        if self._slots[slot] is None:
+            await self.refresh()
+        if self._slots[slot] is None:
+            raise RedisConnectionError(f"no node of the cluster has the slot {slot}")
+        return self._slots[slot]
+
+    async def primaries(self) -> list[Address | None]:
+        """Tell the nodes that have slots."""
+        if not self._nodes:
+            await self.refresh()
+        return [*self._nodes]
+
+    async def refresh(self, moved: str | None = None) -> Address | None:
+        """Ask a node which has which slots; callers that come meanwhile share the answer."""
+        if moved is not None:
+            _, slot, where = moved.split(" ")[:3]
+            self._slots[int(slot)] = parse_node(where)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_somebody())
+            self._asking.add_done_callback(self._asked)
+        asking = self._asking
+        await asyncio.wait([asking])
+        if moved is None:
+            asking.result()
+        return None if moved is None else parse_node(where)
+
+    def _asked(self, asking: asyncio.Task[None]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # seen, even if whoever asked is gone
+
+    async def _ask_somebody(self) -> None:
+        trouble: BaseException = RedisConnectionError("no node of the cluster is known")
+        known = [*self._nodes, *(seed for seed in self._seeds if seed not in self._nodes)]
+        random.shuffle(known)
+        for address in known:
+            try:
+                await self._ask(address)
+            except (RedisError, OSError, TimeoutError) as error:
+                trouble = error
+            else:
+                return
+        raise trouble
+
+    async def _ask(self, address: Address) -> None:
+        async with asyncio.timeout(self._settings["socket_connect_timeout"]):
+            connection = await _connect(self._settings, address)
+            try:
+                await connection.send_command("CLUSTER", "SLOTS")
+                ranges = await connection.read_response()
+            finally:
+                await disconnect(connection)
+        slots: list[Address | None] = [None] * _SLOTS
+        nodes: dict[Address, None] = {}
+        for first, last, (host, port, *_), *_ in ranges:
+            # A node that does not know its own name says nothing: it is the one that was asked.
+            node = Address((host or b"").decode() or address.host, port)
+            nodes[node] = None
+            slots[first : last + 1] = [node] * (last + 1 - first)
+        if not nodes:
+            raise RedisConnectionError(f"{address} knows of no node with slots")
+        self._slots, self._nodes = slots, list(nodes)
+
+    async def connect(self, address: Address | None) -> AbstractConnection:
+        """Connect to one node."""
+        return await _connect(self._settings, address or self._seeds[0])
+
+
+def servers_of(
+    *,
+    url: str,
+    topology: str,
+    nodes: Sequence[str],
+    sentinel_service: str,
+    sentinel_username: str | None,
+    sentinel_password: str | None,
+    timeout_seconds: float,
+    client_name: str,
+) -> Servers:
+    """Return the topology that the settings name; nothing connects yet."""
+    settings = _settings(url, timeout_seconds, client_name)
+    first = Address(settings.get("host", "localhost"), settings.get("port", _DEFAULT_PORT))
+    seeds = [first, *(parse_node(node) for node in nodes)]
+    if topology == "cluster":
+        return Cluster(settings, seeds)
+    if topology == "sentinel":
+        login = {
+            "username": sentinel_username,
+            "password": sentinel_password,
+            "socket_timeout": timeout_seconds,
+            "socket_connect_timeout": timeout_seconds,
+        }
+        return Sentinels(settings, seeds, sentinel_service, login)
+    return Standalone(settings)
+
+
+async def identify(connection: AbstractConnection) -> bytes:
+    """Name the history of writes that the server at the other end continues: its incarnation (S2).
+
+    A restarted server has another run id; one that was promoted has as ``master_replid2`` the history that it left,
+    so that it has another name too when it is promoted a second time without having been restarted.
+
+    Raises:
+        ReadOnlyError: It is a replica.
+    """
+    await connection.send_command("INFO", "server", "replication")
+    text = (await connection.read_response()).decode(errors="replace")
+    facts = dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
+    if facts.get("role", "master") != "master":
+        raise ReadOnlyError("a replica answered")
+    return f"{facts.get('run_id', '')[:16]}.{facts.get('master_replid2', '')[:16]}".encode()
+
+
+async def is_dead(connection: AbstractConnection) -> bool:
+    """Whether the other end has closed a connection, on which nothing is awaited."""
+    look = getattr(connection, "can_read", None) or connection.can_read_destructive
+    try:
+        return bool(await look())
+    except (RedisError, OSError):
+        return True
