@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.goals import goal_of, not_run, verdict
 from benchmarks.page import page
 from benchmarks.results import Outcome, Report, write
-from benchmarks.rivals import rival_of
+from benchmarks.rivals import Rival, rival_of
 from benchmarks.scenarios import FULL, QUICK, SCENARIOS, Bench, Scenario, Sizes
+from benchmarks.servers import SERVERS
 from benchmarks.subjects import EMBEDDED, Subject, forget_environment, subject
 from deerflow_backends import BackendsError, distributions
 from deerflow_backends.cli.output import cell, console, remark, table
@@ -25,18 +28,25 @@ from deerflow_backends.mistakes import scrub, secrets_in
 _ROOT = Path(__file__).parents[1]
 _TITLES = {scenario.name: scenario.title for scenario in SCENARIOS}
 
+#: Settings whose values are told apart by the names of results, so that they stand side by side.
+_VARIANTS = ("tail", "synchronous")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, and return 0 unless something broke: a missed goal is a finding, no failure."""
     options = _parser().parse_args(arguments)
     forget_environment()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    # By default this signal ends the program on the spot, and would leave a server behind.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, ExitStack() as servers:
         try:
-            subjects = _subjects(options, Path(folder))
+            subjects = _subjects(options, Path(folder), servers)
+            rivals = {one.name: rival for one in subjects if (rival := rival_of(one.name)) is not None}
+            about = _about(subjects, rivals, Path(folder))
         except (BackendsError, ValueError) as error:
             remark(f"error: {error}")
             return 2
-        report = _measured(options, subjects, Path(folder))
+        report = _measured(options, subjects, rivals, about, Path(folder))
     _print(report)
     absent = [f"{_TITLES[goal.scenario]}: {goal.figure} {goal.text()}" for goal in not_run(report.backends)]
     write(report, options.out, {"goals": _goals(report), "not_run": absent})
@@ -62,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _subjects(options: argparse.Namespace, folder: Path) -> list[Subject]:
-    """Load the backends that are asked for, and settle what was not said.
+def _subjects(options: argparse.Namespace, folder: Path, servers: ExitStack) -> list[Subject]:
+    """Load the backends that are asked for, and settle what was not said; *servers* ends what is started for them.
 
     Raises:
         ValueError: The options contradict each other.
@@ -80,14 +90,37 @@ def _subjects(options: argparse.Namespace, folder: Path) -> list[Subject]:
         options.out = _ROOT / ("benchmarks/results" if whole else "build/benchmarks")
     installed = distributions.names()
     names = options.backend or [name for name in EMBEDDED if name in installed]
-    return [subject(name, {key: value for key, _, value in pairs}, folder) for name in dict.fromkeys(names)]
+    settings = {key: value for key, _, value in pairs}
+    found = []
+    for name in dict.fromkeys(names):
+        one = subject(name, settings, folder)
+        if name in SERVERS and "url" not in settings:
+            one = subject(name, {**servers.enter_context(SERVERS[name](folder)), **settings}, folder)
+        found.append(one)
+    return found
 
 
-def _measured(options: argparse.Namespace, subjects: Sequence[Subject], folder: Path) -> Report:
+def _about(subjects: Sequence[Subject], rivals: Mapping[str, Rival], folder: Path) -> dict[str, str]:
+    """Describe the machine and what is measured on it.
+
+    Raises:
+        BackendUnavailable: A server does not answer.
+        ValueError: A rival cannot be had with these settings.
+    """
+    owners = {"deerflow-backends", "msgspec", *(driver for rival in rivals.values() for driver in rival.drivers)}
+    owners |= {f"deerflow-{one.name}" for one in subjects if one.name not in EMBEDDED}
+    engines = {rivals[one.name].engine(one.settings) for one in subjects if one.name in rivals}
+    return machine.describe(folder, owners, engines - {""})
+
+
+def _measured(
+    options: argparse.Namespace,
+    subjects: Sequence[Subject],
+    rivals: Mapping[str, Rival],
+    about: Mapping[str, str],
+    folder: Path,
+) -> Report:
     sizes = QUICK if options.quick else FULL
-    rivals = {one.name: rival for one in subjects if (rival := rival_of(one.name)) is not None}
-    owners = {"deerflow-backends", "msgspec", *(f"deerflow-{one.name}" for one in subjects if one.name not in EMBEDDED)}
-    about = machine.describe(folder, owners, {rival.engine for rival in rivals.values() if rival.engine})
     chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
     outcomes = [
         _run(scenario, one, sizes, folder)
@@ -96,13 +129,23 @@ def _measured(options: argparse.Namespace, subjects: Sequence[Subject], folder: 
         if scenario.capability in one.capabilities
     ]
     outcomes += [_run(scenario, subjects[0], sizes, folder) for scenario in chosen if scenario.capability is None]
+    does = {name: rival.does for name, rival in rivals.items()}
+    does |= {f"{name}, naive": rival.naive.does for name, rival in rivals.items() if rival.naive is not None}
     return Report(
-        name="-".join(one.name for one in subjects) if options.backend else "embedded",
+        name=_name(options, subjects),
         quick=options.quick,
         machine=about,
-        rivals={name: rival.does for name, rival in rivals.items()},
+        rivals=does,
         outcomes=tuple(outcomes),
     )
+
+
+def _name(options: argparse.Namespace, subjects: Sequence[Subject]) -> str:
+    """Name the results after what was measured."""
+    if not options.backend:
+        return "embedded"
+    variants = [one.settings[key].lower() for one in subjects for key in _VARIANTS if key in one.settings]
+    return "-".join([*(one.name for one in subjects), *(value for value in variants if value.isalnum())])
 
 
 def _run(scenario: Scenario, one: Subject, sizes: Sizes, folder: Path) -> Outcome:

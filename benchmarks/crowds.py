@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks.loads import payload
-from deerflow_backends import HEARTBEAT_SENTINEL, StreamBridge, StreamEvent
+from benchmarks.rivals import Bridge
+from deerflow_backends import HEARTBEAT_SENTINEL, StreamEvent
 
 #: How long to wait for deliveries: whoever needs longer has lost some.
 PATIENCE_SECONDS = 60.0
@@ -29,7 +30,7 @@ class Crowd:
         latencies: Milliseconds from when an event was due to when a subscriber had it, each delivery one.
     """
 
-    def __init__(self, bridge: StreamBridge, heartbeat_seconds: float) -> None:
+    def __init__(self, bridge: Bridge, heartbeat_seconds: float) -> None:
         self.delivered = 0
         self.latencies: list[float] = []
         self._bridge, self._heartbeat_seconds = bridge, heartbeat_seconds
@@ -92,7 +93,7 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(bridge: StreamBridge, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Crowd]:
+async def crowd(bridge: Bridge, *, heartbeat_seconds: float = 15.0) -> AsyncIterator[Crowd]:
     """Have a crowd, and end its subscriptions on leaving."""
     made = Crowd(bridge, heartbeat_seconds)
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deerflow_backends import StreamBridge
+from benchmarks.rivals import Bridge
 
 #: About what a model's token looks like on its way to a browser.
 TEXT = "a token of some model, with what usually goes along " * 2
@@ -49,7 +49,7 @@ class Load:
             yield at, source.choice(self.runs)
 
 
-async def offer(bridge: StreamBridge, load: Load, start: float) -> float:
+async def offer(bridge: Bridge, load: Load, start: float) -> float:
     """Publish each event of *load* at its time, and return when all are answered.
 
     A thread keeps the time, more exactly than an event loop's timers and whatever the loop is busy with.

@@ -28,9 +28,16 @@ def describe(folder: Path, distributions: Iterable[str], engines: Iterable[str])
         "load": f"{os.getloadavg()[0]:.2f} when it began",
         "file system": _file_system(folder),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in sorted(distributions)),
+        "libraries": ", ".join(f"{name} {_version(name)}" for name in sorted(distributions)),
         "engines": ", ".join(sorted(engines)) or "none",
     }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _commit() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 #: Does one side's share of a round and returns its figure.
 Side: TypeAlias = Callable[[], Awaitable[float]]
@@ -36,20 +38,22 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(int(rank), 1) - 1]
 
 
-async def in_turns(ours: Side, theirs: Side, *, rounds: int) -> list[tuple[float, float]]:
-    """Let both sides do *rounds* rounds, in turns and each first in every other one; return both figures of each.
+async def in_turns(
+    ours: Callable[[], Awaitable[T]], theirs: Callable[[], Awaitable[T]], *, rounds: int, warm_ups: int = 1
+) -> list[tuple[T, T]]:
+    """Let both sides do *rounds* rounds, in turns and each first in every other one; return both results of each.
 
-    What disturbs the machine for longer than a round disturbs both, and leaves their ratio as it is. One round before
-    the first warms up, and is not returned.
+    What disturbs the machine for longer than a round disturbs both, and leaves their ratio as it is. Those before the
+    first warm up, and are not returned.
     """
-    pairs: list[tuple[float, float]] = []
-    for number in range(rounds + 1):
+    pairs: list[tuple[T, T]] = []
+    for number in range(warm_ups + rounds):
         if number % 2:
             second = await theirs()
             first = await ours()
         else:
             first = await ours()
             second = await theirs()
-        if number:
+        if number >= warm_ups:
             pairs.append((first, second))
     return pairs

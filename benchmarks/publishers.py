@@ -1,6 +1,6 @@
 """Whoever publishes a load: a process of its own where the backend reaches one, so that readers are measured alone.
 
-Run as a program, this module is that process. It reads JSON lines: the configuration, then one load after another.
+Run as a program, this module is that process. It reads JSON lines: what to publish to, then one load after another.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 from benchmarks.loads import Load, offer
+from benchmarks.rivals import Bridge, rival_of
 from benchmarks.subjects import Subject, forget_environment
 from deerflow_backends import StreamBridge, open_backends
 
@@ -39,12 +40,23 @@ async def publisher(subject: Subject, bridge: StreamBridge, options: dict[str, A
 
         yield publish_here
         return
+    async with _elsewhere({"configuration": subject.configuration(options)}) as publish:
+        yield publish
+
+
+def naive_publisher(subject: Subject) -> AbstractAsyncContextManager[Publish]:
+    """As `publisher`, for what the naive rival of *subject* opens in this process."""
+    return _elsewhere({"naive": subject.name, "settings": dict(subject.settings)})
+
+
+@asynccontextmanager
+async def _elsewhere(target: dict[str, Any]) -> AsyncIterator[Publish]:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
         # By its standard input, not its arguments: settings may hold a password.
-        await _ask(child, subject.configuration(options))
+        await _ask(child, target)
 
         async def publish_there(load: Load) -> float:
             await _ask(child, {**dataclasses.asdict(load), "start": time.monotonic() + _LEAD_SECONDS})
@@ -68,13 +80,27 @@ async def _ask(child: asyncio.subprocess.Process, request: dict[str, Any]) -> No
 
 async def _serve() -> None:
     """Do what is asked for on standard input, until that ends."""
-    async with open_backends(json.loads(sys.stdin.readline())) as backends:
+    async with _bridge(json.loads(sys.stdin.readline())) as bridge:
         _answer()
         while line := await asyncio.to_thread(sys.stdin.readline):
             request = json.loads(line)
             start = request.pop("start")
-            await offer(backends.stream_bridge, Load(**{**request, "runs": tuple(request["runs"])}), start)
+            await offer(bridge, Load(**{**request, "runs": tuple(request["runs"])}), start)
             _answer()
+
+
+@asynccontextmanager
+async def _bridge(target: dict[str, Any]) -> AsyncIterator[Bridge]:
+    """Open what is to be published to."""
+    if "configuration" in target:
+        async with open_backends(target["configuration"]) as backends:
+            yield backends.stream_bridge
+        return
+    rival = rival_of(target["naive"])
+    if rival is None or rival.naive is None:
+        raise RuntimeError(f"{target['naive']} has no naive rival")
+    async with rival.naive.open(target["settings"]) as bridge:
+        yield bridge
 
 
 def _answer() -> None:

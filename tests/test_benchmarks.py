@@ -6,14 +6,17 @@ import importlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
-from deerflow_backends import distributions, plugins
+from deerflow_backends import HEARTBEAT_SENTINEL, StreamGap, distributions, plugins
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,3 +193,97 @@ def test_a_miss_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("import", "heavy modules", 2, "core") == "missed by 2"
     assert said("publish_one", "throughput / raw", 0.1, "inprocess") == ""
     assert said("memory_apply", "large / small memory", 9, "files") == ""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Settings of a connection to a Valkey that the benchmarks' own starter runs; it must end with no key left."""
+    with pytest.MonkeyPatch.context() as patch:
+        servers = load("servers", patch)
+    with servers.valkey(tmp_path_factory.mktemp("valkey")) as settings, redis.Redis.from_url(settings["url"]) as client:
+        yield settings
+        assert client.keys() == []
+
+
+def test_raw_redis_stores_and_reads(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the rival ``raw`` stores it reads, in order and per run."""
+    rival = load("rivals", monkeypatch).rival_of("redis")
+    values: list[Any] = [{"n": number, "text": "ü\0"} for number in range(300)]
+
+    async def stored() -> list[tuple[int, str, Any]]:
+        async with rival.open(server, tmp_path) as raw:
+            await raw.append("other", "messages", None)
+            for value in values:
+                await raw.append("run", "messages", value)
+            return [found async for found in raw.read("run")]
+
+    assert asyncio.run(stored()) == [(number, "messages", value) for number, value in enumerate(values, 1)]
+
+
+def test_naive_redis_is_a_bridge(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that opened the rival ``naive`` carry each other's events: each to every subscriber, once and in order.
+
+    An early subscriber has heartbeats, a late one has what is retained, and one that fell behind has a gap.
+    """
+    naive = load("rivals", monkeypatch).rival_of("redis").naive
+
+    async def carried() -> None:
+        async with naive.open(server) as bridge, naive.open(server) as publisher:
+            early = [bridge.subscribe("run", heartbeat_interval=0.02) for _ in range(2)]
+            assert [await anext(one) for one in early] == [HEARTBEAT_SENTINEL] * 2
+            follower = asyncio.gather(*(take(one, 200) for one in early))
+            ids = [await publisher.publish("run", "messages", {"n": number}) for number in range(200)]
+            late = await take(bridge.subscribe("run"), 200)
+            assert [(item.id, item.event, item.data) for item in late] == [
+                (event_id, "messages", {"n": number}) for number, event_id in enumerate(ids)
+            ]
+            assert await follower == [late, late]
+
+            slow = bridge.subscribe("run")
+            await anext(slow)
+            await asyncio.gather(*(publisher.publish("run", "messages", number) for number in range(300)))
+            *_, last = [item async for item in slow]
+            assert isinstance(last, StreamGap)
+
+    asyncio.run(asyncio.wait_for(carried(), timeout=60))
+
+
+async def take(subscription: AsyncIterator[Any], count: int) -> list[Any]:
+    """Return so many events, without heartbeats."""
+    taken: list[Any] = []
+    async for item in subscription:
+        if item is not HEARTBEAT_SENTINEL:
+            taken.append(item)
+        if len(taken) == count:
+            break
+    return taken
+
+
+@pytest.mark.parametrize("tail", ["pubsub", "xread"])
+def test_redis_runs_beside_its_rivals(tail: str, tmp_path: Path) -> None:
+    """A server is started for the run and named, each goal for Redis is judged, and each tail has files of its own."""
+    done = run("-m", "benchmarks", "--quick", "--out", tmp_path, "--backend", "redis", "--set", f"tail={tail}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / f"redis-{tail}.json").read_text(encoding="utf-8"))
+    judged = {(goal["scenario"], goal["figure"]) for goal in summary["goals"] if goal["backend"] == "redis"}
+    assert judged >= {
+        ("publish_one", "throughput / raw"),
+        ("publish_64", "throughput / naive"),
+        ("deliver", "reader CPU, naive / ours"),
+        ("deliver", "p99, naive / ours"),
+        ("crowd", "connections"),
+    }
+    assert summary["machine"]["engines"].startswith("Valkey ")
+    assert summary["rivals"].keys() == {"redis", "redis, naive"}
+
+
+def test_a_server_that_is_named_must_answer(tmp_path: Path) -> None:
+    """No other server is started in place of one that was named; the error is one line without its password."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    url = f"redis://:sealed@127.0.0.1:{port}/0"
+    done = run("-m", "benchmarks", "--quick", "--out", tmp_path, "--backend", "redis", "--set", f"url={url}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the server that --set url names does not answer: ")
+    assert done.stderr.count("\n") == 1
+    assert "sealed" not in done.stdout + done.stderr

@@ -38,6 +38,6 @@ async def open_lists(_settings: Mapping[str, str], _folder: Path) -> AsyncIterat
 RIVAL = Rival(
     does="A dict of lists: an event is encoded as JSON and appended; a read walks the list and decodes. No checks, no "
     "ids, no retention, nobody is woken.",
-    engine="",
+    engine=lambda _settings: "",
     open=open_lists,
 )

@@ -60,6 +60,6 @@ async def open_table(settings: Mapping[str, str], folder: Path) -> AsyncIterator
 RIVAL = Rival(
     does="sqlite3 in one worker thread: one bare INSERT a transaction, in WAL mode and with the same synchronous=FULL; "
     "a read is one SELECT of all rows. The same JSON. No checks, no ids per run, no retention, nobody is woken.",
-    engine=f"SQLite {sqlite3.sqlite_version}",
+    engine=lambda _settings: f"SQLite {sqlite3.sqlite_version}",
     open=open_table,
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Outcome
-from benchmarks.rivals import Raw, rival_of
+from benchmarks.rivals import Bridge, Raw, rival_of
 from benchmarks.scenarios.sizes import Sizes
 from benchmarks.subjects import Subject
 
@@ -33,13 +33,26 @@ class Bench:
 
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[Raw | None]:
-        """Open the rival; None if this backend has none."""
+        """Open the rival ``raw``; None if this backend has none."""
         rival = rival_of(self.subject.name)
         if rival is None:
             yield None
             return
         async with rival.open(self.subject.settings, self.folder) as raw:
             yield raw
+
+    @property
+    def has_naive(self) -> bool:
+        """Whether this backend has a rival ``naive``."""
+        rival = rival_of(self.subject.name)
+        return rival is not None and rival.naive is not None
+
+    def naive(self) -> AbstractAsyncContextManager[Bridge | None]:
+        """Open the rival ``naive``; None if this backend has none."""
+        rival = rival_of(self.subject.name)
+        if rival is None or rival.naive is None:
+            return nullcontext()
+        return rival.naive.open(self.subject.settings)
 
     def runs(self, count: int) -> tuple[str, ...]:
         """Name runs that nobody used before."""

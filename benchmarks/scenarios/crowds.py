@@ -6,30 +6,84 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.crowds import crowd
 from benchmarks.loads import Load, payload
-from benchmarks.measures import percentile, spread
-from benchmarks.publishers import publisher
+from benchmarks.measures import in_turns, percentile, ratios, spread
+from benchmarks.publishers import Publish, naive_publisher, publisher
 from benchmarks.results import Figure, Outcome
+from benchmarks.rivals import Bridge
 from benchmarks.scenarios.bench import Bench
 
 #: A run that nobody cleans up is gone this long after the last event.
 _OPTIONS = {"ttl_seconds": 600}
 
+#: Whether the system tells which of a process's file handles are sockets.
+_TELLS_SOCKETS = Path("/proc/self/fd").is_dir()
+
 #: Longer than a measurement: heartbeats are no cost of events, and `idle` measures them.
 _NO_HEARTBEAT = 600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What one round of `deliver` found.
+
+    Attributes:
+        microseconds: Of CPU, for each delivered event.
+        latencies: Milliseconds, sorted.
+    """
+
+    microseconds: float
+    latencies: Sequence[float]
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile of the latencies."""
+        return percentile(self.latencies, 99)
+
+
 async def deliver(bench: Bench) -> Outcome:
-    """Events come at random times, and each is given to every subscriber of its run."""
+    """Events come at random times, and each is given to every subscriber of its run; by the rival ``naive``, too."""
+
+    async def ours() -> Delivered:
+        async with (
+            bench.subject.open(_OPTIONS) as backends,
+            publisher(bench.subject, backends.stream_bridge, _OPTIONS) as publish,
+        ):
+            return await _delivered(bench, backends.stream_bridge, publish)
+
+    async def theirs() -> Delivered:
+        async with bench.naive() as naive, naive_publisher(bench.subject) as publish:
+            if naive is None:
+                raise RuntimeError(f"{bench.subject.name} has no naive rival")
+            return await _delivered(bench, naive, publish)
+
+    if not bench.has_naive:
+        figures, samples = _described("", [await ours()])
+        return Outcome(bench.scenario, bench.subject.name, tuple(figures), samples, tuple(samples))
+    # Each round takes many seconds, and attaching warms up.
+    pairs = await in_turns(ours, theirs, rounds=bench.sizes.deliver_rounds, warm_ups=0)
+    figures, samples = _described("", [first for first, _ in pairs])
+    naive_figures, naive_samples = _described("naive ", [second for _, second in pairs])
+    cpu = ratios([(second.microseconds, first.microseconds) for first, second in pairs])
+    p99 = ratios([(second.p99, first.p99) for first, second in pairs])
+    figures = [
+        Figure.of("reader CPU, naive / ours", cpu, "x"),
+        Figure.of("p99, naive / ours", p99, "x"),
+        *figures,
+        *naive_figures,
+    ]
+    samples |= naive_samples
+    return Outcome(bench.scenario, bench.subject.name, tuple(figures), samples, tuple(samples))
+
+
+async def _delivered(bench: Bench, bridge: Bridge, publish: Publish) -> Delivered:
     sizes, runs = bench.sizes, bench.runs(bench.sizes.runs)
-    async with (
-        bench.subject.open(_OPTIONS) as backends,
-        publisher(bench.subject, backends.stream_bridge, _OPTIONS) as publish,
-        crowd(backends.stream_bridge) as subscribers,
-    ):
+    async with crowd(bridge) as subscribers:
         await subscribers.attach(runs, sizes.subscribers_each)
         await subscribers.settle()
         before, cpu = subscribers.delivered, time.process_time()
@@ -37,18 +91,22 @@ async def deliver(bench: Bench) -> Outcome:
         deliveries = sizes.deliver_events * sizes.subscribers_each
         await subscribers.wait_for(before + deliveries)
         cpu = time.process_time() - cpu
-    ordered = sorted(subscribers.latencies)
-    figures = (
-        Figure("CPU per delivered event", cpu / deliveries * 1e6, "µs"),
-        *(Figure(f"delivery, p{percent}", percentile(ordered, percent), "ms") for percent in (50, 99)),
-    )
-    return Outcome(bench.scenario, bench.subject.name, figures, {"delivery, ms": ordered}, ("delivery, ms",))
+    return Delivered(cpu / deliveries * 1e6, sorted(subscribers.latencies))
+
+
+def _described(who: str, rounds: Sequence[Delivered]) -> tuple[list[Figure], dict[str, Sequence[float]]]:
+    """Return the figures of one side, and its samples of all rounds together."""
+    name, found = f"{who}CPU per delivered event", [one.microseconds for one in rounds]
+    cpu = Figure.of(name, spread(found), "µs") if len(rounds) > 1 else Figure(name, found[0], "µs")
+    ordered = sorted(latency for one in rounds for latency in one.latencies)
+    latencies = [Figure(f"{who}delivery, p{percent}", percentile(ordered, percent), "ms") for percent in (50, 99)]
+    return [cpu, *latencies], {f"{who}delivery, ms": ordered}
 
 
 async def crowded(bench: Bench) -> Outcome:
     """A process has as many subscribers as one event loop may have; each run has ten of them."""
     runs = bench.runs(bench.sizes.crowd // 10)
-    sockets = _handles("socket:")
+    sockets = _sockets()
     async with (
         bench.subject.open(_OPTIONS) as backends,
         crowd(backends.stream_bridge) as one,
@@ -62,13 +120,14 @@ async def crowded(bench: Bench) -> Outcome:
         wanted = len(runs) * 10 * 6
         await subscribers.wait_for(wanted)
         handles, threads = _handles() - before[0], threading.active_count() - before[1]
-        sockets = _handles("socket:") - sockets
-    figures = (
+        opened = _sockets() - sockets
+    figures = [
         Figure("delivered", 100 * subscribers.delivered / wanted, "%"),
-        Figure("connections", sockets, "sockets"),
         Figure("handles and threads for the crowd", handles + threads, "more than for one"),
-    )
-    return Outcome(bench.scenario, bench.subject.name, figures)
+    ]
+    if _TELLS_SOCKETS:
+        figures.insert(1, Figure("connections", opened, "sockets"))
+    return Outcome(bench.scenario, bench.subject.name, tuple(figures))
 
 
 async def growth(bench: Bench) -> Outcome:
@@ -125,16 +184,17 @@ async def idle(bench: Bench) -> Outcome:
     return Outcome(bench.scenario, bench.subject.name, figures, {"idle, % of a core": parts})
 
 
-def _handles(kind: str = "") -> int:
-    """Count this process's open file handles whose target begins with *kind*."""
-    folder = Path("/proc/self/fd")
-    if not folder.is_dir():
-        folder = Path("/dev/fd")  # where targets cannot be told, sockets are not counted
-        return 0 if kind else len(list(folder.iterdir()))
-    targets = []
-    for handle in folder.iterdir():
+def _handles() -> int:
+    """Count this process's open file handles."""
+    return len(os.listdir("/proc/self/fd" if _TELLS_SOCKETS else "/dev/fd"))
+
+
+def _sockets() -> int:
+    """Count the sockets among this process's open file handles; 0 where nothing tells."""
+    count = 0
+    for handle in os.listdir("/proc/self/fd") if _TELLS_SOCKETS else ():
         try:
-            targets.append(os.readlink(handle))
+            count += os.readlink(f"/proc/self/fd/{handle}").startswith("socket:")
         except FileNotFoundError:  # the one that listed them
             continue
-    return sum(target.startswith(kind) for target in targets)
+    return count

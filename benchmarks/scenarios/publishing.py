@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks.loads import payload
 from benchmarks.measures import Side, in_turns, percentile, ratios, spread
@@ -14,6 +14,14 @@ from benchmarks.scenarios.bench import Bench
 
 #: Stores one event of a run.
 Append = Callable[[str, str, Any], Awaitable[object]]
+
+
+class Opponent(NamedTuple):
+    """A rival's name, the name of the ratio to it, and what it does in a round."""
+
+    name: str
+    ratio: str
+    publish: Side
 
 
 async def publish_one(bench: Bench) -> Outcome:
@@ -36,7 +44,8 @@ async def publish_one(bench: Bench) -> Outcome:
 
     async with bench.subject.open() as backends, bench.raw() as raw:
         first = side(backends.stream_bridge.publish, ours)
-        figures = await _compared(bench, first, side(raw.append, theirs) if raw else None, "throughput / raw")
+        opponents = [Opponent("raw", "throughput / raw", side(raw.append, theirs))] if raw else []
+        figures = await _compared(bench, first, opponents)
     ours.sort()
     theirs.sort()
     figures += [Figure(f"p{percent}", percentile(ours, percent), "ms") for percent in (50, 99)]
@@ -45,7 +54,7 @@ async def publish_one(bench: Bench) -> Outcome:
 
 
 async def publish_64(bench: Bench) -> Outcome:
-    """Many tasks publish, each to a run of its own; the driver gets the same tasks, and does one event at a time."""
+    """Many tasks publish, each to a run of its own; rivals get the same tasks, and do one event at a time."""
 
     def side(append: Append) -> Side:
         runs = bench.runs(bench.sizes.publishers)
@@ -61,19 +70,26 @@ async def publish_64(bench: Bench) -> Outcome:
 
         return publish_all
 
-    async with bench.subject.open() as backends, bench.raw() as raw:
-        second = side(raw.append) if raw else None
-        figures = await _compared(bench, side(backends.stream_bridge.publish), second, "throughput / raw one by one")
+    async with bench.subject.open() as backends, bench.raw() as raw, bench.naive() as naive:
+        opponents: list[Opponent] = []
+        if raw is not None:
+            opponents.append(Opponent("raw", "throughput / raw one by one", side(raw.append)))
+        if naive is not None:
+            opponents.append(Opponent("naive", "throughput / naive", side(naive.publish)))
+        figures = await _compared(bench, side(backends.stream_bridge.publish), opponents)
     return Outcome(bench.scenario, bench.subject.name, tuple(figures))
 
 
-async def _compared(bench: Bench, ours: Side, theirs: Side | None, name: str) -> list[Figure]:
-    """Measure events a second, beside the rival if there is one."""
-    if theirs is None:
-        return [Figure.of("throughput", spread([await ours() for _ in range(bench.sizes.rounds)]), "events/s")]
-    pairs = await in_turns(ours, theirs, rounds=bench.sizes.rounds)
-    return [
-        Figure.of(name, ratios(pairs), "x"),
-        Figure.of("throughput", spread([first for first, _ in pairs]), "events/s"),
-        Figure.of("raw throughput", spread([second for _, second in pairs]), "events/s"),
-    ]
+async def _compared(bench: Bench, ours: Side, opponents: Sequence[Opponent]) -> list[Figure]:
+    """Measure events a second, beside each rival in turn if there is any."""
+    rates: list[float] = []
+    compared: list[Figure] = []
+    for opponent in opponents:
+        pairs = await in_turns(ours, opponent.publish, rounds=bench.sizes.rounds)
+        rates += [first for first, _ in pairs]
+        compared.append(Figure.of(opponent.ratio, ratios(pairs), "x"))
+        theirs = spread([second for _, second in pairs])
+        compared.append(Figure.of(f"{opponent.name} throughput", theirs, "events/s"))
+    if not opponents:
+        rates = [await ours() for _ in range(bench.sizes.rounds)]
+    return [*compared, Figure.of("throughput", spread(rates), "events/s")]

@@ -18,6 +18,7 @@ class Sizes:
         subscribers_each: See `runs`.
         per_second: Events a second, all runs together.
         deliver_events: Events at that rate.
+        deliver_rounds: Of so many events, by each side; one side alone has one round.
         crowd: Subscribers in one process, the most of them.
         growth: Numbers of subscribers, each on a run of its own, the fewest first.
         growth_rounds: Rounds through all of those numbers.
@@ -43,6 +44,7 @@ class Sizes:
     subscribers_each: int = 2
     per_second: float = 1_000.0
     deliver_events: int = 5_000
+    deliver_rounds: int = 3
     crowd: int = 10_000
     growth: tuple[int, ...] = (10, 100, 1_000, 10_000)
     growth_rounds: int = 3
@@ -70,6 +72,7 @@ QUICK = Sizes(
     publishes_each=3,
     runs=10,
     deliver_events=100,
+    deliver_rounds=1,
     crowd=50,
     growth=(5, 50),
     growth_rounds=1,
