@@ -1,0 +1,66 @@
+"""Servers for the tests, one a worker of pytest-xdist, and a look at what each test leaves on them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Under --import-mode=importlib no folder of tests is on the path; the kit's helper processes are given ours too.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from redis_leaks import keys_without_expiry, leaked
+from redis_servers import Cluster, Sentinels, Server, Started, standalone
+
+# Tests never assert a time: a slow machine is no failure.
+settings.register_profile("deerflow", deadline=None)
+settings.load_profile("deerflow")
+
+#: The fixtures that give a server. A further one, anywhere in these tests, belongs here: only these are looked at.
+SERVER_FIXTURES = {"valkey", "valkey_cluster", "valkey_sentinels"}
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A standalone server that all tests of a worker share; they use namespaces of their own."""
+    with standalone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[Cluster]:
+    """A cluster of three that all tests of a worker share, and none disturbs."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def valkey_sentinels() -> Iterator[Sentinels]:
+    """A primary, a replica and three sentinels of the test's own."""
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(autouse=True)
+def no_key_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that used a server of the fixtures and left a key for good that `layout.py` does not declare.
+
+    It uses the servers before all that the test opens on them, so it looks once all that is closed.
+    """
+    names = sorted(SERVER_FIXTURES & set(request.fixturenames))
+    used: list[Started] = [request.getfixturevalue(name) for name in names]
+    if not used:
+        yield
+        return
+    from deerflow_redis.layout import is_permanent  # noqa: PLC0415  # tests of the servers alone need no plugin
+
+    before = {key for server in used for _, key in keys_without_expiry(server.primaries)}
+    yield
+    faults = leaked(
+        (primary for server in used for primary in server.primaries), lambda key: key in before or is_permanent(key)
+    )
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
