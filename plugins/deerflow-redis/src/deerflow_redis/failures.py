@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -42,11 +48,17 @@ _PASSING: Final = {
     "UNBLOCKED": "the server unblocked the call",
 }
 
-#: What the driver has classes for, and whose first word it drops.
+#: What the driver has classes for, and whose first word it drops: of a cluster's, from release 7 on.
 _CLASSES: Final[dict[type[RedisError], str]] = {
     BusyLoadingError: "LOADING",
+    ClusterDownError: "CLUSTERDOWN",
+    MasterDownError: "MASTERDOWN",
+    MovedError: "MOVED",  # before AskError, of which it is one
+    AskError: "ASK",
+    NoScriptError: "NOSCRIPT",
     OutOfMemoryError: "OOM",
     ReadOnlyError: "READONLY",
+    TryAgainError: "TRYAGAIN",
 }
 
 _REFUSED: Final = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
@@ -83,7 +95,7 @@ def unavailable(cause: BaseException | None, where: str, *, maybe_written: bool)
     elif is_passing(cause):
         said = _PASSING[code_of(cause)]
     else:
-        said = f"no answer in time ({cause or type(cause).__name__})"
+        said = f"no answer in time ({str(cause) or type(cause).__name__})"
     written = "; the write may have happened" if maybe_written else ""
     error = BackendUnavailable(f"{where}: {said}{written}", maybe_written=maybe_written)
     error.__cause__ = cause

@@ -1,6 +1,7 @@
 """Where the servers are: one that stands alone, a primary that sentinels name, or the nodes of a cluster.
 
-Each makes connections of the driver with everything set that a default could change, and tells which server a key is on.
+Each makes connections of the driver with everything set that a default could change, and tells which server
+a key is on.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Servers(Protocol):
         """Look anew at where the servers are.
 
         Args:
-            moved: What a server said (``MOVED 1234 host:port``), whose address is returned.
+            moved: What a server said (``MOVED 1234 host:port``, or without that word), whose address is returned.
         """
 
     async def connect(self, address: Address | None) -> AbstractConnection:
@@ -99,7 +100,7 @@ def _settings(url: str, timeout_seconds: float, client_name: str) -> dict[str, A
     return {
         **parse_url(url),
         "protocol": 2,
-        "socket_timeout": None,  # the driver's 5 seconds of release 8 would end blocking reads; ours are set by the call
+        "socket_timeout": None,  # 5 seconds by default in release 8, which ends blocking reads; our calls have their own
         "socket_connect_timeout": timeout_seconds,
         "socket_keepalive": True,
         "health_check_interval": 0,
@@ -118,7 +119,7 @@ async def _connect(settings: Mapping[str, Any], address: Address | None = None) 
         settings.update(host=address.host, port=address.port)
     connection: AbstractConnection = kind(**settings)
     try:
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]  # the driver's
     except BaseException:
         await disconnect(connection)
         raise
@@ -166,7 +167,8 @@ class Sentinels(Standalone):
     async def connect(self, address: Address | None) -> AbstractConnection:
         """Ask the sentinels, in random order, and connect to the primary that the first to answer names."""
         random.shuffle(self._sentinels)
-        sentinel = Sentinel(self._sentinels, sentinel_kwargs={**self._login, "retry": Retry(NoBackoff(), 0)})
+        login = {**self._login, "retry": Retry(NoBackoff(), 0)}
+        sentinel = Sentinel(self._sentinels, sentinel_kwargs=login)  # type: ignore[no-untyped-call]  # the driver's
         try:
             found = await sentinel.discover_master(self._service)
         finally:
@@ -203,7 +205,7 @@ class Cluster:
     async def refresh(self, moved: str | None = None) -> Address | None:
         """Ask a node which has which slots; callers that come meanwhile share the answer."""
         if moved is not None:
-            _, slot, where = moved.split(" ")[:3]
+            slot, where = moved.split(" ")[-2:]
             self._slots[int(slot)] = parse_node(where)
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask_somebody())

@@ -151,7 +151,7 @@ class _Attempt:
             return True
         if code == "ASK":
             self._asking = True
-            self._pipe = self._lane.pipe_to(parse_node(str(error).split(" ")[2]))
+            self._pipe = self._lane.pipe_to(parse_node(str(error).split(" ")[-1]))
             return True
         self._heard = error
         if code == "MOVED":
