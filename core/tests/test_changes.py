@@ -16,6 +16,7 @@ from deerflow_backends.changes import (
     StoredFact,
     applied,
     check_changes,
+    conflict,
     judge,
 )
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
@@ -141,9 +142,11 @@ def test_a_conflict_tells_what_was_expected_and_found_where(
 ) -> None:
     """M4: a conflict says enough to decide what to read again."""
     state = State(3, {None: StoredBody(2, b"{}")}, {(None, "f"): StoredFact(5, b"{}", 1, 1)})
+    changes = check_changes([change], expected)
     with pytest.raises(RevisionConflict) as caught:
-        judge(check_changes([change], expected), state, now=NOW)
+        judge(changes, state, now=NOW)
     assert (caught.value.where, caught.value.expected, caught.value.found) == (where, wanted, found)
+    assert str(conflict(changes, 0 if expected is None else None, found)) == str(caught.value)
 
 
 def test_the_users_revision_is_judged_first() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deerflow_backends.errors import InvalidArgument
-from deerflow_backends.memories import Fact
-from deerflow_backends.search import has_category, query_parts, search_facts
+from deerflow_backends.memories import Fact, FactMatch
+from deerflow_backends.search import has_category, query_parts, rank, search_facts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -83,6 +83,17 @@ def test_rank_is_the_share_of_the_text_that_is_covered() -> None:
     assert found("tea", *facts, limit=2) == ["a", "c"]
     (match,) = search_facts([facts[0]], query_parts("tea TEA tea"), category=None, limit=1)
     assert match.score == 6 / 7
+
+
+def test_a_part_may_be_searched_some_facts_at_a_time() -> None:
+    """M7: the best of several searches are the best of one search over all."""
+    facts = [fact(name, text) for name, text in zip("dbca", ("tea", "tea!", "tea", "tea tea"), strict=True)]
+    parts = query_parts("tea")
+    at_once = search_facts(facts, parts, category=None, limit=3)
+    best: list[FactMatch] = []
+    for one in facts:
+        best = rank([*best, *search_facts([one], parts, category=None, limit=3)], limit=3)
+    assert best == at_once
 
 
 @pytest.mark.parametrize("query", ["", " \t\n\u3000", None, 1, "\ud800", "x" * 8193])

@@ -14,7 +14,7 @@ from deerflow_backends import codec
 from deerflow_backends.arguments import check_identifier, check_integer, check_optional_identifier
 from deerflow_backends.clocks import to_datetime
 from deerflow_backends.errors import InvalidArgument, RevisionConflict
-from deerflow_backends.memories import ABSENT, ANY, Applied, DeleteFact, Expected, Fact, Guard, Memory, PutBody, PutFact
+from deerflow_backends.memories import ANY, Applied, DeleteFact, Expected, Fact, Guard, Memory, PutBody, PutFact
 
 #: The greatest revision that may be imported, far from what counting reaches.
 MAX_IMPORTED_REVISION = 2**61
@@ -232,16 +232,28 @@ def judge(changes: Changes, state: State, *, now: int) -> Effects:
     return Effects(state.revision + bool(bodies or facts), bodies, facts)
 
 
+def conflict(changes: Changes, index: int | None, found: int | None) -> RevisionConflict:
+    """Say which expectation did not hold, for a backend whose server judges.
+
+    Args:
+        index: Which change's, or None for the user's.
+        found: The revision that is stored; of a body or fact None if absent.
+    """
+    if index is None:
+        return RevisionConflict("the user", expected=changes.expected_revision, found=found)
+    change = changes.in_order[index]
+    return RevisionConflict(_where(change), expected=_expected_revision(change), found=found)
+
+
 def _expect(change: BodyChange | FactChange, found: int | None) -> None:
-    if change.expected is ANY:
-        return
-    expected = None if change.expected is ABSENT or change.expected == 0 else change.expected
-    if expected != found:
-        raise RevisionConflict(_where(change), expected=_number(expected), found=found)
+    if change.expected is not ANY and _expected_revision(change) != found:
+        raise RevisionConflict(_where(change), expected=_expected_revision(change), found=found)
 
 
-def _number(expected: Expected | None) -> int | None:
-    return expected if isinstance(expected, int) else None
+def _expected_revision(change: BodyChange | FactChange) -> int | None:
+    """Return the revision that a change asks for, None if it is to be absent."""
+    expected = change.expected
+    return expected if isinstance(expected, int) and expected > 0 else None
 
 
 def _where(change: BodyChange | FactChange) -> str:

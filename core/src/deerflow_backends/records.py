@@ -112,7 +112,11 @@ class Part:
                 return False
             if body is None and not facts:
                 return True
-        raise Conflict(
+        raise self.conflict()
+
+    def conflict(self) -> Conflict:
+        """Say that something else is stored, for a backend whose server finds that out."""
+        return Conflict(
             f"the memory of user {self.user_id!r} (agent {self.agent_name!r}) is stored with other contents; "
             "erase that user first, or leave out the record"
         )

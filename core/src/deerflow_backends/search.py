@@ -30,14 +30,18 @@ def query_parts(query: str) -> tuple[str, ...]:
 
 def search_facts(facts: Iterable[Fact], parts: tuple[str, ...], *, category: str | None, limit: int) -> list[FactMatch]:
     """Match and rank *facts* (of one part of one user); *category* is applied before *limit*."""
-    matches = [
+    matches = (
         FactMatch(fact, score)
         for fact in facts
         if category is None or has_category(fact.value, category)
         if (score := _score(fact.value.get("content"), parts)) > 0
-    ]
-    matches.sort(key=lambda match: (-match.score, match.fact.fact_id))
-    return matches[:limit]
+    )
+    return rank(matches, limit=limit)
+
+
+def rank(matches: Iterable[FactMatch], *, limit: int) -> list[FactMatch]:
+    """Put the best first, equal ones by id: for a backend that searches a part some facts at a time, too."""
+    return sorted(matches, key=lambda match: (-match.score, match.fact.fact_id))[:limit]
 
 
 def has_category(value: dict[str, object], category: str) -> bool:
