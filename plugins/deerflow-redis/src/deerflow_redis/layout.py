@@ -1,7 +1,7 @@
 """Everything this backend owns, by name: keys, channels, and which of them have no expiry.
 
-A key is ``<namespace>:<s|m|t|c>:{<tag>}:<what>``. Only what is between the braces decides a key's place in a cluster, so
-all that one script touches has one tag: a run's stream, a user's memory, all threads, all counters. Identifiers in keys
+A key is ``<namespace>:<s|m|t|c>:{<tag>}:<what>``. Only what is between the braces decides a key's place in a cluster,
+so all that one script touches has one tag: a run's stream, a user's memory, all threads, all counters. Identifiers in keys
 are percent-encoded, since a raw ``}`` would end the tag early; ``!`` stands for None, which no encoded one can be.
 
 ========================================= ======= =========== ====================================================
@@ -12,6 +12,18 @@ key                                       type    expires     holds
 ``<ns>:s:{<run>}:tokens``                 hash    minutes     what each producer stored last
 ``<ns>:s:{ends}:ends``                    stream  minutes     runs that ended or were cleaned, for ``tail: xread``
 ``<ns>:s:{<process>}:unblock``            stream  minutes     ends a blocking XREAD of that process
+``<ns>:t:{threads}:thread:<id>``          hash    never       a thread; its id as it is, for it comes last
+``<ns>:t:{threads}:ids``                  zset    never       the ids of all threads
+``<ns>:t:{threads}:order:<who>:<status>`` zset    never       threads in the order of a listing, ``*`` for all of them
+``<ns>:c:{counters}:totals``              hash    never       the sums of all models, ever
+``<ns>:c:{counters}:buckets``             zset    with them   the buckets that there are, by their beginnings
+``<ns>:c:{counters}:bucket:<beginning>``  hash    yes         the sums of one bucket, until no window reaches it
+``<ns>:c:{counters}:changed``             string  an hour     when buckets of the past were changed last
+``<ns>:c:{counters}:token:<token>``       string  minutes     that it was counted
+``<ns>:m:{<user>}:user``                  hash    never       the user's ``revision`` and ``updated_at``
+``<ns>:m:{<user>}:bodies``                hash    never       by part: the body's record
+``<ns>:m:{<user>}:facts``                 hash    never       by part, ``/`` and fact id: the fact's record
+``<ns>:m:{<user>}:ids``                   zset    never       the fields of the facts, all with the score 0: by id
 ========================================= ======= =========== ====================================================
 
 Channels of pub/sub are ``<database>:<ns>:s:{<run>}:wake``: pub/sub does not know of databases.
@@ -20,18 +32,23 @@ Channels of pub/sub are ``<database>:<ns>:s:{<run>}:wake``: pub/sub does not kno
 from __future__ import annotations
 
 import re
-from typing import Final
-from urllib.parse import quote
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
 
 #: Keys that bear no expiry, after the namespace; every other key of ours must have one.
 _PERMANENT: Final = re.compile(
-    rb"[a-z][a-z0-9_]*:(?:m:\{[^{}]+\}:|t:\{threads\}:|c:\{counters\}:(?:totals|buckets)\Z)", re.DOTALL
+    rb"[a-z][a-z0-9_]*:(?:m:\{[^{}]+\}:(?:user|bodies|facts|ids)\Z|t:\{threads\}:|c:\{counters\}:totals\Z)", re.DOTALL
 )
 
 
 def encoded(identifier: str | None) -> bytes:
     """Write an identifier so that it can be part of a key, no two alike."""
     return b"!" if identifier is None else quote(identifier, safe="").encode()
+
+
+def decoded(text: bytes) -> str | None:
+    """Read what `encoded` wrote."""
+    return None if text == b"!" else unquote(text.decode(), errors="strict")
 
 
 def is_permanent(key: bytes) -> bool:
@@ -67,3 +84,78 @@ class StreamKeys:
     def unblock(self, process: str) -> bytes:
         """Name the stream that ends a blocking read of a process."""
         return b"%b{%b}:unblock" % (self._prefix, process.encode())
+
+
+class ThreadKeys:
+    """The keys of the threads of a namespace.
+
+    Attributes:
+        prefix: What all of them begin with: scripts make the others of it, which are in the same slot.
+        ids: The ids of all threads.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:t:{{threads}}:".encode()
+        self.ids = self.prefix + b"ids"
+
+    def thread(self, thread_id: str) -> bytes:
+        """Name a thread."""
+        return self.prefix + b"thread:" + thread_id.encode()
+
+    def order(self, who: bytes, status: bytes) -> bytes:
+        """Name the listing of an owner's threads of one status, both encoded or ``*``."""
+        return b"%border:%b:%b" % (self.prefix, who, status)
+
+
+class CounterKeys:
+    """The keys of the counters of a namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}:c:{{counters}}:".encode()
+        self.totals = self._prefix + b"totals"
+        self.buckets = self._prefix + b"buckets"
+        self.bucket_prefix = self._prefix + b"bucket:"
+        self.changed = self._prefix + b"changed"
+
+    def token(self, token: str) -> bytes:
+        """Name what remembers a token; it comes last, so it stands there as it is."""
+        return self._prefix + b"token:" + token.encode()
+
+
+class UserKeys(NamedTuple):
+    """The keys of one user's memory, as its scripts take them."""
+
+    user: bytes
+    bodies: bytes
+    facts: bytes
+    ids: bytes
+
+
+class MemoryKeys:
+    """The keys of each user's memory, and the fields in them.
+
+    Attributes:
+        every_user: A glob that matches one key of each user.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}:m:{{".encode()
+        self.every_user = self._prefix + b"*}:user"
+
+    def of(self, user_id: str | None) -> UserKeys:
+        """Name a user's keys."""
+        user = self._prefix + encoded(user_id) + b"}:"
+        return UserKeys(user + b"user", user + b"bodies", user + b"facts", user + b"ids")
+
+    def user_of(self, key: bytes) -> str | None:
+        """Read the user from a key."""
+        return decoded(key[len(self._prefix) : key.rindex(b"}")])
+
+    def part(self, agent_name: str | None) -> bytes:
+        """Name a part within its user's keys."""
+        return encoded(agent_name)
+
+    def fact(self, key: tuple[str | None, str]) -> bytes:
+        """Name a fact within its user's keys; by byte order the facts of a part are together, and by id."""
+        agent_name, fact_id = key
+        return encoded(agent_name) + b"/" + fact_id.encode()
