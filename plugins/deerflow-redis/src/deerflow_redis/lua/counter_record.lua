@@ -1,0 +1,81 @@
+-- Adds to the sums of models, ever and in the bucket of the moment it happened: all of it or nothing, once for a token.
+--
+-- KEYS[1] totals  KEYS[2] buckets  KEYS[3] changed  KEYS[4] the token's, if there is one
+-- ARGV[1] what the key of a bucket begins with  ARGV[2] the width of a bucket, s  ARGV[3] how many are kept
+-- ARGV[4] how long a token is remembered, ms  ARGV[5] how long it is known that the past was changed, ms
+-- ARGV[6...] for each recording: model name, age in us, calls, successes, failures, positive, negative
+-- Returns 1, or 0 if the token is remembered. Sums go through as strings, of which the server makes 64 bits.
+
+local totals, buckets = KEYS[1], KEYS[2]
+local width, kept = tonumber(ARGV[2]), tonumber(ARGV[3])
+local letters = {'c', 's', 'f', 'p', 'n'}
+
+if KEYS[4] and redis.call('EXISTS', KEYS[4]) == 1 then
+  return 0
+end
+redis.call('ZCARD', buckets) -- raises, before anything is written, if it is no sorted set
+
+local now = now_us()
+local current = bucket_of(now, width)
+local oldest = current - width * kept
+
+-- What is to be added to what: key, field, amount, key, field, amount, ...
+local additions, touched = {}, {}
+local size = 0
+
+local function add(key, field, amount)
+  additions[size + 1], additions[size + 2], additions[size + 3] = key, field, amount
+  size = size + 3
+end
+
+for i = 6, #ARGV, 7 do
+  local bucket = bucket_of(now - ARGV[i + 1], width)
+  local key
+  if bucket >= oldest then
+    key = ARGV[1] .. whole(bucket)
+    touched[bucket] = key
+  end
+  local before = size
+  for j, letter in ipairs(letters) do
+    local amount = ARGV[i + 1 + j]
+    -- Without any the model would not be named.
+    if amount ~= '0' or (j == 5 and size == before) then
+      add(totals, letter .. ARGV[i], amount)
+      if key then
+        add(key, letter .. ARGV[i], amount)
+      end
+    end
+  end
+end
+
+for i = 1, size, 3 do
+  local sum = redis.pcall('HINCRBY', additions[i], additions[i + 1], additions[i + 2])
+  if type(sum) == 'table' then
+    for j = 1, i - 3, 3 do
+      local amount = additions[j + 2]
+      local opposite = string.sub(amount, 1, 1) == '-' and string.sub(amount, 2) or '-' .. amount
+      if redis.call('HINCRBY', additions[j], additions[j + 1], opposite) == 0 then
+        redis.call('HDEL', additions[j], additions[j + 1])
+      end
+    end
+    if string.sub(sum.err, 1, 4) == 'ERR ' then
+      return redis.error_reply('CORRUPT a sum of a model cannot be added to (' .. sum.err .. '); reset the model')
+    end
+    return sum
+  end
+end
+
+redis.call('ZREMRANGEBYSCORE', buckets, '-inf', '(' .. whole(oldest))
+for bucket, key in pairs(touched) do
+  local start = whole(bucket)
+  redis.call('ZADD', buckets, start, start)
+  redis.call('PEXPIREAT', key, whole((bucket + width * (kept + 1)) * 1000))
+  if bucket < current then
+    redis.call('SET', KEYS[3], whole(now), 'PX', ARGV[5])
+  end
+end
+redis.call('PEXPIREAT', buckets, whole((current + width * (kept + 1)) * 1000))
+if KEYS[4] then
+  redis.call('SET', KEYS[4], '', 'PX', ARGV[4])
+end
+return 1
