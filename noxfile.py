@@ -5,6 +5,7 @@ installs those. A plugin takes part by having a folder in ``plugins/``.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -36,8 +37,14 @@ DISTRIBUTIONS = (
 PROJECTS: dict[str, dict[str, Any]] = {
     folder: nox.project.load_toml(ROOT / folder / "pyproject.toml") for folder in DISTRIBUTIONS
 }
+PLUGINS = DISTRIBUTIONS[2:]
 #: The distributions of this repository by name: these are installed from `dist`, never from an index.
 OURS = {canonicalize_name(project["project"]["name"]): folder for folder, project in PROJECTS.items()}
+
+#: What share of its programs the kit draws for a plugin's file, where that differs little from another that gets all.
+BUDGETS = {"test_valkey_xread.py": 0.3, "test_redis7_pubsub.py": 0.3, "test_redis7_xread.py": 0.2}
+#: The releases of a driver, besides the one in constraints.txt, that a plugin is held to go with.
+DRIVERS = {"plugins/deerflow-redis": ("redis==5.2.*", "redis==7.4.*")}
 
 #: What the session `host` installs beside core: DeerFlow, what that needs but does not declare, and the runner.
 HOST = ("deerflow-kernel==0.1.7", "aiosqlite", "email-validator", "sqlalchemy[asyncio]", "pytest")
@@ -124,6 +131,20 @@ def install_everything(session: nox.Session) -> None:
     )
 
 
+def run_kit(session: nox.Session, *files: str, budget: float = 1) -> None:
+    """Run the kit's *files*, each capability on a server of its own."""
+    options = ("--numprocesses=auto", "--dist=loadscope", f"--conformance-budget={budget}")
+    session.run("pytest", *options, *files)
+
+
+def has_redis7() -> bool:
+    """Say whether there is a `redis-server` that is new enough."""
+    server = shutil.which("redis-server")
+    told = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout if server else ""
+    found = re.search(r"\bv=(\d+)", told)
+    return found is not None and int(found[1]) >= 7
+
+
 def has_python(target: str) -> bool:
     """Say whether there is Python at *target*: mypy refuses a folder without any."""
     path = ROOT / target
@@ -166,15 +187,19 @@ def build(session: nox.Session) -> None:
 
 @nox.session(requires=["build"], reuse_venv=False)
 @nox.parametrize(
-    "python, subject",
+    "python, version, subject",
     [
-        nox.param(PYTHONS[version], subject, id=f"{Path(subject).name}-{version}")
+        nox.param(PYTHONS[version], version, subject, id=f"{Path(subject).name}-{version}")
         for version in (FIRST, *OTHERS)
         for subject in (*DISTRIBUTIONS, "repository")
     ],
 )
-def tests(session: nox.Session, subject: str) -> None:
-    """Each distribution passes its tests beside only what it declares; the repository passes its own."""
+def tests(session: nox.Session, version: str, subject: str) -> None:
+    """Each distribution passes its tests beside only what it declares; the repository passes its own.
+
+    On the first Python a plugin passes all of them, on the others those marked `drivers`: what goes to a server and
+    back differs with the Python only there.
+    """
     if subject == "repository":
         install_everything(session)
         elsewhere = [f"--ignore=tests/{name}" for name in ("conformance", "docs", "host")]
@@ -184,19 +209,59 @@ def tests(session: nox.Session, subject: str) -> None:
         install(session, wheel("core", extras=False))
         session.run("python", "-W", "error", "tests/bare_core.py")
     install_for_tests(session, subject)
-    session.run("pytest", "--numprocesses=auto", f"{subject}/tests", *session.posargs)
+    chosen = [f"--ignore={subject}/tests/conformance"] if subject in PLUGINS else []
+    if subject in PLUGINS and version != FIRST:
+        chosen += ["-m", "drivers"]
+    session.run("pytest", "--numprocesses=auto", f"{subject}/tests", *chosen, *session.posargs)
 
 
 @nox.session(requires=["build"], reuse_venv=False)
 @nox.parametrize("python, version", [nox.param(PYTHONS[v], v, id=v) for v in (FIRST, *OTHERS)])
 def conformance(session: nox.Session, version: str) -> None:
-    """The embedded backends keep every promise; on the other Pythons, L1 in process."""
+    """Every backend keeps every promise, a plugin on servers of its own; on the other Pythons, L1 in process.
+
+    For Redis 7.0 a redis-server must be there: without one that part is named as not run, and where `CI` is set it is
+    an error. What follows -- goes to pytest, for the plugins.
+    """
     install(session, wheel("core", extras=False), wheel("conformance"), *theirs(group("test", "conformance")))
     if version != FIRST:
         session.run("deerflow-conformance", "run", "inprocess", "--level", "L1")
         return
     session.run("deerflow-conformance", "run", "inprocess")
     session.run("pytest", "--numprocesses=auto", "tests/conformance")
+    for folder in PLUGINS:
+        install_for_tests(session, folder)
+        for path in sorted(ROOT.glob(f"{folder}/tests/conformance/test_*.py")):
+            if "redis7" in path.name and not has_redis7():
+                tell = session.error if "CI" in os.environ else session.warn
+                tell(f"Redis 7.0 was not run: {path.name} needs a redis-server on the PATH")
+            else:
+                # One file a run: for the kit a plugin has each capability once.
+                run_kit(session, str(path), *session.posargs, budget=BUDGETS.get(path.name, 1))
+
+
+@nox.session(requires=["build"], reuse_venv=False, python=PYTHONS[FIRST])
+@nox.parametrize(
+    "folder, driver",
+    [
+        nox.param(folder, driver, id=driver.replace("==", "-").removesuffix(".*"))
+        for folder, drivers in DRIVERS.items()
+        for driver in drivers
+    ],
+)
+def drivers(session: nox.Session, folder: str, driver: str) -> None:
+    """A plugin goes with older releases of its driver too: its tests marked `drivers`, and a part of the kit.
+
+    With the release in constraints.txt it passes all tests and the whole kit, in the sessions `tests` and
+    `conformance`.
+    """
+    install_for_tests(session, folder)
+    session.install("--quiet", driver)
+    session.run(
+        "pytest", "--numprocesses=auto", f"{folder}/tests", f"--ignore={folder}/tests/conformance", "-m", "drivers"
+    )
+    kit = f"{folder}/tests/conformance/test_valkey_pubsub.py"
+    run_kit(session, f"{kit}::stream_bridge", f"{kit}::memory", budget=0.1)
 
 
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)

@@ -16,7 +16,9 @@ DISTRIBUTIONS = [ROOT / "core", ROOT / "conformance", *PLUGINS]
 
 CAPABILITIES = {"streams.py", "memories.py", "threads.py", "counters.py"}
 PLUGIN_FILES = CAPABILITIES | {"__init__.py", "connection.py", "layout.py", "plugin.py", "py.typed", "settings.py"}
-#: What a plugin's package may hold besides: folders of files in the server's own language.
+#: What a plugin's package may hold besides, under these names alone; plugins/README.md says what each is.
+OPTIONAL_FILES = {"checking.py", "failures.py", "publishing.py", "scripts.py", "tails.py", "transport.py"}
+#: And folders of files in the server's own language.
 PLUGIN_FOLDERS = {"lua": ".lua", "migrations": ".sql"}
 CORE_FILES = CAPABILITIES | {
     "__init__.py",
@@ -83,12 +85,15 @@ def plugin_faults(folder: Path, license_text: str) -> list[str]:
     package = folder.name.replace("-", "_")
     found = {path.name for path in (folder / "src" / package).iterdir() if path.name != "__pycache__"}
     faults = [f"{name} is missing" for name in sorted(PLUGIN_FILES - found)]
-    faults += [f"{name} is not of a plugin's shape" for name in sorted(found - PLUGIN_FILES - set(PLUGIN_FOLDERS))]
+    faults += [
+        f"{name} is not of a plugin's shape"
+        for name in sorted(found - PLUGIN_FILES - OPTIONAL_FILES - set(PLUGIN_FOLDERS))
+    ]
     for name in sorted(found & set(PLUGIN_FOLDERS)):
-        others = [
+        strange = [
             path.name for path in (folder / "src" / package / name).iterdir() if path.suffix != PLUGIN_FOLDERS[name]
         ]
-        faults += [f"{name} holds {other}, which is no {PLUGIN_FOLDERS[name]} file" for other in sorted(others)]
+        faults += [f"{name} holds {other}, which is no {PLUGIN_FOLDERS[name]} file" for other in sorted(strange)]
     offered = project.get("entry-points", {}).get("deerflow_backends")
     wanted = {folder.name.removeprefix("deerflow-"): f"{package}.plugin"}
     if offered != wanted:
@@ -178,7 +183,10 @@ def plugin(tmp_path: Path) -> Path:
 
 
 def test_shape_accepts_a_whole_plugin(plugin: Path) -> None:
-    """A plugin with every part has no fault."""
+    """A plugin with every part has no fault, with none or all of those that it may do without."""
+    assert plugin_faults(plugin, LICENSE) == []
+    for name in OPTIONAL_FILES:
+        (plugin / "src/deerflow_acme" / name).touch()
     assert plugin_faults(plugin, LICENSE) == []
 
 

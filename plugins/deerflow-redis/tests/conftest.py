@@ -23,6 +23,13 @@ settings.load_profile("deerflow")
 SERVER_FIXTURES = {"valkey", "valkey_cluster", "valkey_sentinels"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of those tests that also run with older drivers and on every Python."""
+    config.addinivalue_line(
+        "markers", "drivers: depends on the driver or the Python; the other tests run with one of each"
+    )
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
     """A standalone server that all tests of a worker share; they use namespaces of their own."""

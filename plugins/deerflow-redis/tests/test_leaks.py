@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import redis_leaks
 from redis_servers import GIVEN, Cluster, Server
 
@@ -25,6 +27,7 @@ def declared(key: bytes) -> bool:
     return key.startswith(b"kept:")
 
 
+@pytest.mark.drivers
 def test_a_key_for_good_is_found_in_every_database() -> None:
     """Whatever its type and database, a key without expiry that is not declared is named."""
     with Server() as server:
