@@ -146,6 +146,8 @@ class _Attempt:
     async def _understand(self, error: Exception) -> bool:
         """Prepare for what a server's error asks for, or raise ours; it executed nothing. True to send at once."""
         code, self._asking = code_of(error), False
+        if not self._command.repeatable:
+            self._command.sent = False  # a reply that was lost would have ended this: it was never executed
         if code == "NOSCRIPT" and not self._whole:
             self._whole = True
             return True
