@@ -6,6 +6,8 @@ A record is a stamp and canonical JSON, apart by one space: of a body ``<revisio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -36,23 +38,30 @@ Facts: TypeAlias = list[tuple[str, StoredFact]]
 
 def read_fact(record: bytes | None) -> StoredFact:
     """Read a fact's record; None is one that is listed and not there."""
-    try:
+    with _ours("fact", record):
         revision, created_at, updated_at, value = (record or b"").split(b" ", 3)
         return StoredFact(int(revision), value, int(created_at), int(updated_at))
-    except ValueError as error:
-        raise Corrupt(f"a stored fact is not what deerflow-redis wrote: {(record or b'')[:80]!r}") from error
 
 
 def _read_body(record: bytes) -> StoredBody:
-    try:
+    with _ours("body", record):
         revision, body = record.split(b" ", 1)
         return StoredBody(int(revision), body)
-    except ValueError as error:
-        raise Corrupt(f"a stored body is not what deerflow-redis wrote: {record[:80]!r}") from error
 
 
 def _read_user(revision: bytes | None, updated_at: bytes | None) -> User:
-    return (int(revision), int(updated_at or 0)) if revision is not None else None
+    if revision is None:
+        return None
+    with _ours("user", revision):
+        return int(revision), int(updated_at or b"")
+
+
+@contextmanager
+def _ours(what: str, record: bytes | None) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Corrupt(f"a stored {what} is not what deerflow-redis wrote: {(record or b'')[:80]!r}") from error
 
 
 def _write_fact(fact: StoredFact) -> bytes:
