@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -246,10 +247,11 @@ def test_erase_leaves_no_key(valkey: Server, namespace: str) -> None:
 
 def test_a_lost_reply_is_reported_and_nothing_is_sent_twice(valkey: Server, namespace: str) -> None:
     """G5: a write says that it may have happened, and happened once; a read is asked again."""
+    address = urlsplit(valkey.url)
 
     async def body() -> None:
         async with (
-            proxy(HOST, valkey.port) as between,
+            proxy(address.hostname or HOST, address.port or 6379) as between,
             opened(between.url(valkey.url), namespace) as (_, store),
         ):
             await store.apply("ada", [PutFact(None, "f", {"n": 0})])
