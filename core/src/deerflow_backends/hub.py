@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeAlias
 
 from deerflow_backends.binding import Binding
 from deerflow_backends.clocks import MICROSECONDS, Clock
 from deerflow_backends.cursors import PAST_THE_END, Entry, Head, Read
-from deerflow_backends.errors import BackendUnavailable
+from deerflow_backends.errors import BackendsError, BackendUnavailable
 from deerflow_backends.streams import StreamOptions
 from deerflow_backends.subscription import Subscription
 
@@ -28,6 +30,10 @@ _log = logging.getLogger("deerflow_backends")
 #: events after *after_seq*, and no more than *max_bytes* of their data unless a single one is larger.
 ReadStream: TypeAlias = Callable[[str, int, int, int], Awaitable[Read]]
 
+#: ``await look(run_ids)``: the heads of many runs at once, as cheaply as the store can tell them. A head that may be
+#: about to change by itself may be given as `cleaned`: what differs from what is known is read.
+LookAtHeads: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Head | None]]]
+
 #: Between tries while the backend is unavailable: doubling, with jitter.
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -36,6 +42,10 @@ _LONGEST_PAUSE_SECONDS: Final = 2.0
 _CLOCK_CHECK_SECONDS: Final = 2.0
 _CLOCK_JUMP_SECONDS: Final = 0.5
 
+#: Every watched run is looked at once in so long, a few at a time, in case that its wake-up was lost (S14: 15 s).
+_ROUND_SECONDS: Final = 12.0
+_STEP_SECONDS: Final = 0.5
+
 #: Timers fire this much late, so that the store's clock has certainly passed the moment, and never in a tight loop.
 _LATE_SECONDS: Final = 0.001
 
@@ -43,7 +53,16 @@ _LATE_SECONDS: Final = 0.001
 class Hub:
     """The watched runs of one stream bridge in one process."""
 
-    def __init__(self, binding: Binding, read: ReadStream, options: StreamOptions, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        read: ReadStream,
+        options: StreamOptions,
+        clock: Clock | None = None,
+        *,
+        look: LookAtHeads | None = None,
+        forget: Callable[[str], None] | None = None,
+    ) -> None:
         """Make a hub.
 
         Args:
@@ -51,6 +70,8 @@ class Hub:
             read: Asks the store.
             options: Of the bridge.
             clock: The store's clock, if it is this host's: should it jump, every watched run is read again.
+            look: Asks the store for many heads, where wake-ups may get lost: what differs is read again.
+            forget: Told of each run that is watched no more.
         """
         self.binding = binding
         self.options = options
@@ -58,6 +79,8 @@ class Hub:
         self._read = read
         self._clock = clock
         self._clock_check: asyncio.TimerHandle | None = None
+        self._look, self._forget = look, forget
+        self._looking: asyncio.Task[None] | None = None
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -102,6 +125,9 @@ class Hub:
         for watch in tuple(self._watches.values()):
             watch.close()
         self._watches.clear()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._tasks.add(self._looking)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,6 +139,8 @@ class Hub:
             watch = self._watches[run_id] = Watch(self, run_id)
             watch.wake()
             self._check_clock(None)
+            if self._look is not None and self._looking is None:
+                self._looking = asyncio.create_task(self._look_around(self._look))
         elif watch.failure is not None:
             watch.failure = None  # it may have been mended since
             watch.wake()
@@ -124,6 +152,8 @@ class Hub:
         if self._watches.get(watch.run_id) is watch:
             del self._watches[watch.run_id]
             watch.close()
+            if self._forget is not None:
+                self._forget(watch.run_id)
 
     def start_read(self, run_id: str, after: int, limit: int, max_bytes: int) -> asyncio.Task[Read]:
         """Read the store in a task of its own, again and again while the backend is unavailable (S16)."""
@@ -150,6 +180,26 @@ class Hub:
                     self.unavailable = False
                     _log.info("stream_bridge.available")
                 return read
+
+    async def _look_around(self, look: LookAtHeads) -> None:
+        """While runs are watched, look at a few of them every now and then (S14); the tasks of replicas drift apart."""
+        queue: deque[str] = deque()
+        while self._watches:
+            await asyncio.sleep(_STEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
+            if not queue:
+                queue.extend(self._watches)
+            share = math.ceil(max(len(queue), len(self._watches)) * _STEP_SECONDS / _ROUND_SECONDS)
+            run_ids = [queue.popleft() for _ in range(min(share, len(queue)))]
+            watches = [watch for run_id in run_ids if (watch := self._watches.get(run_id)) is not None]
+            before = [watch.version for watch in watches]
+            try:
+                heads = await look([watch.run_id for watch in watches]) if watches else ()
+            except BackendsError:
+                continue  # the reads that are under way say so
+            for watch, version, head in zip(watches, before, heads, strict=True):
+                if watch.version == version and watch.differs(head):
+                    watch.wake()
+        self._looking = None
 
     def _check_clock(self, before: float | None) -> None:
         """While runs are watched, see every few seconds whether the store's clock kept pace with our timers (S14)."""
@@ -187,6 +237,18 @@ class Watch:
     def stream(self) -> int | None:
         """The epoch that names the stream now there, None if there is none (or only a trace)."""
         return None if self.head is None or self.head.cleaned else self.head.created
+
+    def differs(self, head: Head | None) -> bool:
+        """Whether *head*, just looked up, is not what is known here."""
+        known = self.head
+        if head is None or known is None:
+            return head is not known
+        return (head.created, head.latest, head.ended, head.cleaned) != (
+            known.created,
+            known.latest,
+            known.ended,
+            known.cleaned,
+        )
 
     def wake(self) -> None:
         """Read the store, once more afterwards if a read is under way already."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from deerflow_backends.errors import ConfigError
 from deerflow_redis.pipes import Command
-from deerflow_redis.scripts import Script, script
+from deerflow_redis.scripts import script
 from deerflow_redis.settings import Settings, Tail, Topology
 from deerflow_redis.topologies import Address, Servers, parse_url, servers_of
 from deerflow_redis.transport import Lane
@@ -82,7 +84,7 @@ class Connection:
         """Send one command that changes nothing, to the server of *key* or to any."""
         return await self.calls.send(Command(words, keys=() if key is None else (key,)))
 
-    async def scan(self, pattern: bytes) -> AsyncIterator[bytes]:
+    async def scan(self, pattern: bytes) -> AsyncGenerator[bytes, None]:
         """Give every key of every server that matches the glob *pattern*; one may come twice.
 
         For exports and tests alone: it looks at all keys of the servers, step by step.
@@ -145,7 +147,7 @@ async def connect(
     """
     async with open_connection(
         Settings(
-            url=url,
+            url=SecretStr(url),
             namespace=namespace,
             topology=topology,
             tail=tail,
@@ -165,6 +167,8 @@ async def open_connection(settings: Settings) -> AsyncIterator[Connection]:
         old = too_old(await connection.facts())
         if old:
             raise ConfigError(f"{connection.where} is {old}; deerflow-redis needs Redis 7.0 or Valkey 8.0, or later")
+        await connection.ping()  # connects to every server, so that no later call has to (G13)
+        await connection.ping()  # connects everywhere now: later calls, a ping above all, find their connections there
         yield connection
     finally:
         await connection.calls.close(settings.timeout_seconds)

@@ -1,7 +1,8 @@
 """Everything this backend owns, by name: keys, channels, and which of them have no expiry.
 
 A key is ``<namespace>:<s|m|t|c>:{<tag>}:<what>``. Only what is between the braces decides a key's place in a cluster,
-so all that one script touches has one tag: a run's stream, a user's memory, all threads, all counters. Identifiers in keys
+so all that one script touches has one tag: a run's stream, a user's memory, all threads, all counters. Identifiers in
+keys
 are percent-encoded, since a raw ``}`` would end the tag early; ``!`` stands for None, which no encoded one can be.
 
 ========================================= ======= =========== ====================================================

@@ -25,6 +25,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """Load ``lua/<name>.lua``."""
-    source = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    """Load ``lua/<name>.lua``, with what the scripts of its capability share (``lua/<capability>.lua``) before it."""
+    folder = files(__package__) / "lua"
+    shared = folder / f"{name.partition('_')[0]}.lua"
+    source = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    if shared.is_file():
+        source = f"{shared.read_text(encoding='utf-8')}\n{source}"
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -100,7 +100,7 @@ def _settings(url: str, timeout_seconds: float, client_name: str) -> dict[str, A
     return {
         **parse_url(url),
         "protocol": 2,
-        "socket_timeout": None,  # 5 seconds by default in release 8, which ends blocking reads; our calls have their own
+        "socket_timeout": None,  # release 8 has 5 seconds, which end blocking reads; our calls have their own
         "socket_connect_timeout": timeout_seconds,
         "socket_keepalive": True,
         "health_check_interval": 0,

@@ -31,7 +31,7 @@ local function merged(contents)
   return size
 end
 
-local owner, status, updated = unpack(redis.call('HMGET', key, 'owner', 'status', 'updated'))
+local owner, status, updated, pinned = unpack(redis.call('HMGET', key, 'owner', 'status', 'updated', pinning))
 if not owner or (scope ~= '*' and scope ~= owner) then return false end
 
 local high, low = now()
@@ -40,26 +40,33 @@ local reply = {moment(high, low), contents}
 if expected ~= '' and expected ~= status then return reply end
 if not replace and merged(contents) > most then return reply end
 
-local orders, member = listing_of(id, pinning)
-if replace then
-  local kept = {}
-  for i = 1, #contents, 2 do
-    if contents[i]:byte() ~= QUOTE then
-      kept[#kept + 1], kept[#kept + 2] = contents[i], contents[i + 1]
-    end
-  end
-  redis.call('UNLINK', key)  -- much sooner done than removing field by field
-  redis.call('HSET', key, unpack(kept))
+local after = {owner = owner, status = status, [pinning] = not replace and pinned or nil}
+for i = first, last, 2 do
+  if after[ARGV[i]] or ARGV[i] == pinning then after[ARGV[i]] = ARGV[i + 1] end
 end
+for i = last + 1, #ARGV do after[ARGV[i]] = nil end
+after.updated = updated
 if touch then
   local next_high, next_low = struct.unpack('>I4I4', updated)
   next_low = next_low + 1
   if next_low == 2 ^ 32 then next_high, next_low = next_high + 1, 0 end
   if high > next_high or (high == next_high and low > next_low) then next_high, next_low = high, low end
-  redis.call('HSET', key, 'updated', moment(next_high, next_low))
+  after.updated = moment(next_high, next_low)
+end
+local orders_before, orders_after = orders_of(owner, status), orders_of(after.owner, after.status)
+
+redis.call('HSET', key, 'updated', after.updated)  -- the first write, which is where a full server refuses
+if replace then
+  local kept = {}
+  for _, field in ipairs({'owner', 'status', 'created', 'updated', 'assistant', 'name'}) do
+    local value = redis.call('HGET', key, field)
+    if value then kept[#kept + 1], kept[#kept + 2] = field, value end
+  end
+  redis.call('UNLINK', key)  -- much sooner done than removing a great many fields
+  redis.call('HSET', key, unpack(kept))
 end
 call_with('HSET', key, first, last)
 call_with('HDEL', key, last + 1, #ARGV)
-unlist(orders, member)
-list(id, pinning)
+unlist(orders_before, member_of(id, pinned, updated))
+list(orders_after, member_of(id, after[pinning], after.updated))
 return reply

@@ -7,10 +7,10 @@
 
 local pinning, id, scope = ARGV[1], ARGV[2], ARGV[3]
 local key = thread_key(id)
-local owner = redis.call('HGET', key, 'owner')
+local owner, status, updated, pinned = unpack(redis.call('HMGET', key, 'owner', 'status', 'updated', pinning))
 if not owner or (scope ~= '*' and scope ~= owner) then return 0 end
 
-unlist(listing_of(id, pinning))
+unlist(orders_of(owner, status), member_of(id, pinned, updated))
 redis.call('ZREM', KEYS[1] .. 'ids', id)
 redis.call('UNLINK', key)
 return 1

@@ -1,0 +1,132 @@
+-- What the stream scripts share; put in front of each. Times are in milliseconds since 1970 by the server's clock.
+--
+-- The head of a stream is a MessagePack map:
+--   created epoch seq earliest   the epoch it was created in; the last id; the seq of the earliest event retained
+--   total base                   bytes of all data ever appended, and of those before the earliest event at most
+--   ended expires                whether it has ended; when it disappears
+--   hold                         when its events are freed: later than `expires`, so that it need not be set each time
+--   cleanup trace                when its events are hidden; when the trace that is left then disappears; or absent
+--   prior_epoch prior_seq        the last id of the stream in whose place this one was created, or absent
+--   incarnation                  of the server that wrote events last
+--   call                         the last call of whoever wrote last: {producer, number, at, what it was answered ...}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- The head under a key as of now, or nil; one whose cleanup is due is `cleaned`.
+local function find(key)
+  local packed = redis.call('GET', key)
+  if not packed then return nil end
+  local readable, head = pcall(cmsgpack.unpack, packed)
+  if not readable or type(head) ~= 'table' or not head.created then
+    error({err = 'CORRUPT the key ' .. key .. ' holds no head of a stream; remove it'})
+  end
+  if head.cleanup and head.cleanup <= now and head.cleanup <= head.expires then
+    head.cleaned = true
+    head.earliest = head.seq + 1
+  end
+  return head
+end
+
+-- A new stream, in place of a trace if there is one.
+local function create(epoch, trace)
+  local head = {created = epoch, epoch = epoch, seq = 0, earliest = 1, total = 0, base = 0, ended = false, hold = 0}
+  if trace then head.prior_epoch, head.prior_seq, head.call = trace.epoch, trace.seq, trace.call end
+  return head
+end
+
+-- The call of a producer when it was here before; nil if it was not, false if a later one was here already.
+local function recall(head, tokens_key, producer, number)
+  local call = head and head.call
+  if not call or call[1] ~= producer then
+    local packed = redis.call('HGET', tokens_key, producer)
+    if not packed then return nil end
+    call = cmsgpack.unpack(packed)
+  end
+  if call[2] < number then return nil end
+  return call[2] == number and call
+end
+
+-- Keeps a call beside the head for `kept` milliseconds; of many only those that may be repeated yet.
+local function keep(tokens_key, call, kept)
+  local new = redis.call('HSET', tokens_key, call[1], cmsgpack.pack(call))
+  redis.call('PEXPIRE', tokens_key, kept)
+  if new == 1 and redis.call('HLEN', tokens_key) > 64 then
+    local all = redis.call('HGETALL', tokens_key)
+    for i = 1, #all, 2 do
+      if cmsgpack.unpack(all[i + 1])[3] < now - kept then redis.call('HDEL', tokens_key, all[i]) end
+    end
+  end
+end
+
+-- Remembers a call in the head; the last one of another producer goes beside it. A head that may be gone while the call
+-- can still be repeated is not enough.
+local function remember(head, tokens_key, call, kept, ttl)
+  local former = head.call
+  if former and former[1] ~= call[1] and former[3] > now - kept then keep(tokens_key, former, kept) end
+  head.call = call
+  if ttl < kept then keep(tokens_key, call, kept) end
+end
+
+-- Writes the head, and sees to it that it and its events disappear in time.
+local function store(head, head_key, events_key)
+  local leaves = head.expires
+  if head.cleaned then
+    leaves = head.trace
+    redis.call('DEL', events_key)
+  elseif head.cleanup and head.cleanup <= head.expires then
+    leaves = head.trace
+    head.hold = 0
+    redis.call('PEXPIREAT', events_key, head.cleanup)
+  elseif head.expires > head.hold then
+    head.hold = head.expires + math.min(60000, math.floor((head.expires - now) / 8))
+    redis.call('PEXPIREAT', events_key, head.hold)
+  end
+  head.cleaned = nil
+  redis.call('SET', head_key, cmsgpack.pack(head), 'PXAT', leaves)
+end
+
+-- What readers are told: the length of a MessagePack array, that array, and each event's name and data. The array: created
+-- epoch seq, epoch and seq of the earliest event, ended, cleaned, prior epoch and seq, when the stream or its trace
+-- vanishes, now; then of each event its epoch, its seq, and the lengths of name and data. -1 stands for none.
+local function describe(head, events_key, entries, texts)
+  local earliest_epoch = -1
+  if head.earliest <= head.seq then
+    earliest_epoch = head.epoch
+    if head.created ~= head.epoch then
+      local first = redis.call('XRANGE', events_key, '-', '+', 'COUNT', 1)[1]
+      if first then earliest_epoch = tonumber(string.match(first[1], '^%d+')) end
+    end
+  end
+  local cleaned = head.cleanup and head.cleanup <= now and head.cleanup <= head.expires
+  local vanishes = head.expires
+  if cleaned then
+    vanishes = head.trace
+  elseif head.cleanup and head.cleanup < vanishes then
+    vanishes = head.cleanup
+  end
+  local numbers = {
+    head.created, head.epoch, head.seq, earliest_epoch, head.earliest, head.ended, cleaned or false,
+    head.prior_epoch or -1, head.prior_seq or -1, vanishes, now,
+  }
+  for i = 1, #entries do numbers[11 + i] = entries[i] end
+  local packed = cmsgpack.pack(numbers)
+  return struct.pack('>I4', #packed) .. packed .. table.concat(texts)
+end
+
+-- Wakes the readers of a run: by a message on its channel, or for END and cleanup, which are no events, by an entry in
+-- the stream that every XREAD waits for too.
+local function wake(head, events_key, entries, texts, command, channel, ends_key)
+  if command ~= '' then redis.call(command, channel, describe(head, events_key, entries, texts)) end
+  if ends_key then
+    redis.call('XADD', ends_key, 'MAXLEN', '~', 1000, '*', 'channel', channel)
+    redis.call('PEXPIRE', ends_key, 60000)
+  end
+end
+
+-- Adds to `entries` and `texts` what `describe` says of an event.
+local function append(entries, texts, epoch, seq, name, data)
+  local n = #entries
+  entries[n + 1], entries[n + 2], entries[n + 3], entries[n + 4] = epoch, seq, #name, #data
+  n = #texts
+  texts[n + 1], texts[n + 2] = name, data
+end

@@ -1,0 +1,59 @@
+-- Appends events to a run's stream, creating it if there is none, and wakes the readers.
+-- KEYS[1] head  KEYS[2] events  KEYS[3] tokens
+-- ARGV[1] the server's incarnation
+-- ARGV[2] a MessagePack map: producer; number of its call; kept: how long that is, ms; lowest: epoch for a stream created
+--         or an epoch raised here; ttl, ms; max_events; max_bytes; room: how many bytes of events a message may carry
+-- ARGV[3] PUBLISH, SPUBLISH or nothing  ARGV[4] channel  ARGV[5] ...  name and data of each event
+-- Returns {epoch, seq of the first event}, 'ENDED' if the run has ended (nothing is stored), or 'STALE' if a later call of
+-- the producer was here before.
+local asked = cmsgpack.unpack(ARGV[2])
+local head = find(KEYS[1])
+local before = recall(head, KEYS[3], asked.producer, asked.number)
+if before == false then return 'STALE' end
+if before then return {before[4], before[5]} end
+if head and head.ended then return 'ENDED' end
+local lowest = math.max(now, asked.lowest)
+if not head or head.cleaned then
+  redis.call('DEL', KEYS[2])
+  head = create(head and math.max(lowest, head.epoch + 1) or lowest, head)
+elseif head.incarnation ~= ARGV[1] then
+  head.epoch = math.max(lowest, head.epoch + 1)
+end
+head.incarnation = ARGV[1]
+head.expires = now + asked.ttl
+
+local entries, texts, size, total = {}, {}, 0, head.total
+local first = head.seq + 1
+local last = head.seq + (#ARGV - 4) / 2
+local excess = last - head.earliest + 1 > asked.max_events
+for seq = first, last do
+  local at = 5 + 2 * (seq - first)
+  local name, data = ARGV[at], ARGV[at + 1]
+  local id = head.epoch .. '-' .. seq
+  if excess and seq == last then
+    redis.call('XADD', KEYS[2], 'MAXLEN', '=', asked.max_events, id, 't', total, 'e', name, 'd', data)
+    head.earliest = last - asked.max_events + 1
+  else
+    redis.call('XADD', KEYS[2], id, 't', total, 'e', name, 'd', data)
+  end
+  total = total + #data
+  size = size + #name + #data
+  append(entries, texts, head.epoch, seq, name, data)
+end
+head.seq, head.total = last, total
+
+-- `base` is too low until it is looked up, so that what is retained looks larger than it is: then it is looked up.
+while head.earliest < last and total - head.base > asked.max_bytes do
+  local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+  head.base = tonumber(oldest[2][2])
+  if total - head.base > asked.max_bytes then
+    redis.call('XTRIM', KEYS[2], 'MAXLEN', '=', redis.call('XLEN', KEYS[2]) - 1)
+  end
+  head.earliest = last - redis.call('XLEN', KEYS[2]) + 1
+end
+
+remember(head, KEYS[3], {asked.producer, asked.number, now, head.epoch, first}, asked.kept, asked.ttl)
+store(head, KEYS[1], KEYS[2])
+if size > asked.room then entries, texts = {}, {} end
+wake(head, KEYS[2], entries, texts, ARGV[3], ARGV[4])
+return {head.epoch, first}

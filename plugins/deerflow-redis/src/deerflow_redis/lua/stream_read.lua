@@ -1,0 +1,36 @@
+-- Looks at a run: its head and events after a place, all of one moment.
+-- KEYS[1] head  KEYS[2] events
+-- ARGV[1] the seq after which to begin  ARGV[2] how many events at most
+-- ARGV[3] how many bytes of data at most, unless the first event alone has more
+-- Returns what `describe` makes of it, or nil if there is neither stream nor trace.
+local head = find(KEYS[1])
+if not head then return false end
+if head.earliest <= head.seq then
+  -- Fewer than the head says are there if the server has evicted them.
+  head.earliest = head.seq - redis.call('XLEN', KEYS[2]) + 1
+end
+local after, left, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local entries, texts = {}, {}
+if head.earliest <= head.seq and after < head.seq and left > 0 then
+  local average = math.max(1, (head.total - head.base) / (head.seq - head.earliest + 1))
+  local portion = math.max(1, math.ceil(math.min(left, 2 * room / average)))
+  local start = '(' .. head.created .. '-' .. ARGV[1]
+  while left > 0 do
+    local found = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', math.min(left, portion))
+    if #found == 0 then break end
+    for _, one in ipairs(found) do
+      local epoch, seq = string.match(one[1], '^(%d+)-(%d+)$')
+      if tonumber(seq) <= after then
+        -- A raised epoch sorts behind every place of an earlier one: begin again in it.
+        start = '(' .. epoch .. '-' .. ARGV[1]
+        break
+      end
+      room = room - #one[2][6]
+      if room < 0 and #entries > 0 then left = 0 break end
+      append(entries, texts, tonumber(epoch), tonumber(seq), one[2][4], one[2][6])
+      left = left - 1
+      start = '(' .. one[1]
+    end
+  end
+end
+return describe(head, KEYS[2], entries, texts)

@@ -1,0 +1,163 @@
+"""The tail without pub/sub: one XREAD that blocks over all watched runs of a server, on one connection.
+
+Events wake it by themselves. END and cleanup are no events, so their scripts add to one more stream, which it waits for
+too; so does a further one, by which it is told that there is another run to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from deerflow_backends.errors import BackendsError
+from deerflow_backends.hub import Hub
+from deerflow_redis.connection import Connection
+from deerflow_redis.failures import is_cut, is_passing, translated
+from deerflow_redis.layout import StreamKeys
+from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Command
+from deerflow_redis.scripts import script
+from deerflow_redis.topologies import disconnect, identify
+from deerflow_redis.transport import Lane
+from deerflow_redis.wire import head_in
+
+#: How long one XREAD blocks, so that a dead connection is noticed.
+_BLOCK_MS: Final = 4_000
+
+#: Of one stream so many entries are taken at once.
+_ENTRIES: Final = 256
+
+_START: Final = b"0-0"
+
+
+class XreadTail:
+    """Waits for new entries of the watched runs' streams."""
+
+    def __init__(self, connection: Connection, hub: Hub, keys: StreamKeys, reading: Lane, writing: Lane) -> None:
+        self._connection, self._hub, self._keys = connection, hub, keys
+        self._reading, self._writing = reading, writing
+        self._unblock = keys.unblock(secrets.token_hex(8))
+        self._places: dict[bytes, bytes] = {}  # by key: the entry after which to read
+        self._runs: dict[bytes, str] = {}  # by key of events
+        self._channels: dict[bytes, str] = {}  # by what the stream of ends names runs by
+        self._failure: BackendsError | None = None
+        self._unblocking: asyncio.Task[None] | None = None
+        self._blocked = False
+        self._was_lost = False
+        self.task = asyncio.create_task(self._run())
+
+    async def watch(self, run_id: str) -> None:
+        """Return once the place in the run's stream is known after which entries wake the hub."""
+        if self._failure is not None:
+            raise self._failure
+        head, events, _ = self._keys.of(run_id)
+        if events in self._runs:
+            return
+        stored = await self._reading.send(Command((b"GET", head), keys=(head,)))
+        self._runs[events] = run_id
+        self._channels[self._keys.channel(run_id)] = run_id
+        self._places[events] = _START if stored is None else str(head_in(stored).latest).encode()
+        if self._unblocking is None:
+            self._unblocking = asyncio.create_task(self._interrupt())
+
+    def forget(self, run_id: str) -> None:
+        """Wait for the run no more, from the next XREAD on."""
+        _, events, _ = self._keys.of(run_id)
+        self._runs.pop(events, None)
+        self._places.pop(events, None)
+        self._channels.pop(self._keys.channel(run_id), None)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        tasks = [self.task, *([self._unblocking] if self._unblocking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _interrupt(self) -> None:
+        """End the XREAD that is under way, if there is one, so that the next waits for all."""
+        try:
+            with suppress(BackendsError):  # it ends by itself before long
+                await self._writing.send(
+                    Command((), script=script("stream_unblock"), keys=(self._unblock,), write=True, repeatable=True)
+                )
+        finally:
+            self._unblocking = None
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            connection: AbstractConnection | None = None
+            try:
+                async with asyncio.timeout(self._connection.timeout_seconds):
+                    connection = await self._connection.servers.connect(None)
+                    await identify(connection)
+                    self._places.setdefault(self._unblock, _START)
+                    self._places[self._keys.ends] = await self._last_end(connection)
+                if self._was_lost:
+                    self._hub.wake_all()
+                pause, self._failure = FIRST_PAUSE_SECONDS, None
+                while True:
+                    await self._read(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                if not is_cut(error) and not is_passing(error):
+                    self._failure = translated(error, self._connection.where)
+                    self._hub.wake_all()
+            finally:
+                if connection is not None:
+                    await disconnect(connection)
+            self._was_lost = True
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _last_end(self, connection: AbstractConnection) -> bytes:
+        await connection.send_command(b"XREVRANGE", self._keys.ends, b"+", b"-", b"COUNT", 1)
+        found = await connection.read_response(disconnect_on_error=False)
+        return bytes(found[0][0]) if found else _START
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """Wait for entries, and wake the hub for each run that has some."""
+        words: list[Any] = [
+            b"XREAD",
+            b"COUNT",
+            _ENTRIES,
+            b"BLOCK",
+            _BLOCK_MS,
+            b"STREAMS",
+            *self._places,
+            *self._places.values(),
+        ]
+        async with asyncio.timeout(_BLOCK_MS / 1_000 + self._connection.timeout_seconds):
+            await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+            found = await connection.read_response(disconnect_on_error=False)
+        for key, entries in found or ():
+            if key in self._places:
+                self._places[key] = entries[-1][0]
+            self._wake(key, entries)
+
+    def _wake(self, key: bytes, entries: list[Any]) -> None:
+        run_id = self._runs.get(key)
+        if run_id is not None:
+            self._hub.wake(run_id)
+        elif key == self._keys.ends:
+            for _, (_, channel) in entries:
+                if channel in self._channels:
+                    self._hub.wake(self._channels[channel])
+
+
+@asynccontextmanager
+async def open_xread_tail(
+    connection: Connection, hub: Hub, keys: StreamKeys, reading: Lane, writing: Lane
+) -> AsyncIterator[XreadTail]:
+    """Open the tail; it connects by itself, and again whenever that breaks."""
+    tail = XreadTail(connection, hub, keys, reading, writing)
+    try:
+        yield tail
+    finally:
+        await tail.close()
