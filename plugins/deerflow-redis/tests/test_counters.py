@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -185,8 +186,28 @@ def test_a_large_window_is_read_in_parts(valkey: Server, namespace: str, monkeyp
     asyncio.run(main())
 
 
+def test_parts_show_a_reset_as_a_whole(valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window read in parts while a model is reset has all of the model or nothing."""
+    monkeypatch.setattr(deerflow_redis.counters, "PART_SUMS", 1)
+
+    async def main() -> None:
+        async with opened(valkey.url, namespace) as writer, opened(valkey.url, namespace) as reader:
+            ages = [60 * age for age in range(30)]
+            await writer.record_many([Recorded("kept", 1, age_seconds=age) for age in ages])
+            for number in range(20):
+                await writer.record_many([Recorded("gone", 1, age_seconds=age) for age in ages])
+                reading = asyncio.create_task(reader.all_windows(seconds=DAY))
+                await asyncio.sleep(number / 4_000)
+                await writer.reset("gone")
+                counts = await reading
+                assert counts["kept"] == Counts(30)
+                assert counts.get("gone", Counts()) in {Counts(), Counts(30)}
+
+    asyncio.run(main())
+
+
 def test_parts_show_one_moment(valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A window read in parts shows a recording into several buckets, and a reset, as a whole or not at all."""
+    """A window read in parts shows a recording into several buckets as a whole or not at all."""
     monkeypatch.setattr(deerflow_redis.counters, "PART_SUMS", 1)
 
     async def main() -> None:
@@ -219,8 +240,9 @@ def test_a_lost_reply_is_told(valkey: Server, namespace: str) -> None:
     """A recording whose reply is lost may have been counted, says so, and is counted once by its token."""
 
     async def main() -> None:
+        server = urlsplit(valkey.url)
         async with (
-            proxy("127.0.0.1", valkey.port) as between,
+            proxy(str(server.hostname), server.port or 6379) as between,
             opened(f"redis://127.0.0.1:{between.port}", namespace) as counters,
         ):
             await counters.record("m", calls=1)
