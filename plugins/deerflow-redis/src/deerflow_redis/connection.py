@@ -167,7 +167,6 @@ async def open_connection(settings: Settings) -> AsyncIterator[Connection]:
         old = too_old(await connection.facts())
         if old:
             raise ConfigError(f"{connection.where} is {old}; deerflow-redis needs Redis 7.0 or Valkey 8.0, or later")
-        await connection.ping()  # connects to every server, so that no later call has to (G13)
         await connection.ping()  # connects everywhere now: later calls, a ping above all, find their connections there
         yield connection
     finally:
