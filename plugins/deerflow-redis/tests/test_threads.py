@@ -186,7 +186,9 @@ def test_ten_thousand_keys(valkey: Server, namespace: str) -> None:
                 assert thread.metadata == wanted
                 assert await index.get("t", user_id="ada") == thread
                 assert (await index.list("ada")).items == (thread,)
-            assert (thread.assistant_id, thread.display_name) == ("agent", None)
+            last = await index.get("t", user_id="ada")
+            assert last is not None
+            assert (last.assistant_id, last.display_name) == ("agent", None)
 
     asyncio.run(body())
 
@@ -237,10 +239,11 @@ def test_a_filter_fetches_only_what_matches(valkey: Server, namespace: str) -> N
             everything = await every_thread(index, "ada", limit=50)
             order = sorted(range(60), key=lambda number: (number % 3 == 0, number), reverse=True)
             assert ids_of(everything) == [f"t{number:02}" for number in order]
-            for metadata in ({"odd": True}, {"deerflow_pinned": True}, {"odd": False, "deerflow_pinned": True}):
-                wanted = [thread for thread in everything if metadata.items() <= thread.metadata.items()]
+            filters = ({"odd": True}, {"deerflow_pinned": True}, {"odd": False, "deerflow_pinned": True})
+            for wanted_metadata in filters:
+                wanted = [thread for thread in everything if wanted_metadata.items() <= thread.metadata.items()]
                 for limit in (1, 4, 1_000):
-                    assert await every_thread(index, "ada", metadata=metadata, limit=limit) == wanted
+                    assert await every_thread(index, "ada", metadata=wanted_metadata, limit=limit) == wanted
 
     asyncio.run(body())
 
