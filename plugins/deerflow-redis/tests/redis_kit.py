@@ -57,6 +57,7 @@ class Subject:
             topology=self.topology,
             tail=self.tail,
             timeout_seconds=60.0,  # a busy machine is no fault of the backend; waiting in vain is G7, at level L3
+            publish_timeout_seconds=10.0,  # as long, and a little, tokens are kept; the kit waits 50 seconds for that
         )
 
     def owned(self, space: Space) -> int:
