@@ -104,10 +104,11 @@ _NOTHING: Step = ((), None)
 class Place:
     """Where one subscriber stands in a run, moved by `step` and `delivered`.
 
-    ``created`` is None while it stands in no stream: before the first read, or waiting for one to appear.
+    ``created`` is None while it stands in no stream: before the first read, or waiting for one to appear. ``epoch`` is
+    the stream's newest when it was last certain that what the subscriber was given is still there.
     """
 
-    __slots__ = ("_cursor", "_delivered", "_requested", "created", "fresh", "seq")
+    __slots__ = ("_cursor", "_delivered", "_requested", "created", "epoch", "fresh", "in_doubt", "seq")
 
     def __init__(self, last_event_id: str | None) -> None:
         self._requested = last_event_id
@@ -115,12 +116,14 @@ class Place:
         self._delivered: EventId | None = None
         self.fresh = True  # until a read was judged
         self.created: int | None = None
+        self.epoch = 0
         self.seq = 0
+        self.in_doubt = False  # whether the store still has the event it stands after: the next read tells
 
     def read_after(self) -> int:
         """The seq after which the next read should begin."""
         if self.created is not None:
-            return self.seq
+            return self.seq - 1 if self.in_doubt else self.seq
         if self._cursor is None or not self.fresh:
             return 0
         return PAST_THE_END if self._cursor is MALFORMED else max(self._cursor.seq - 1, 0)
@@ -162,7 +165,7 @@ class Place:
             return _NOTHING
         if head.cleaned:
             return (), END
-        self.created = head.created
+        self.created, self.epoch = head.created, head.latest.epoch
         if cursor is MALFORMED and fresh and not head.ended:
             self.seq = head.latest.seq
             return _NOTHING
@@ -184,10 +187,16 @@ class Place:
             known = _is_retained(cursor, head, read.entries)
         if not known:
             return (), self._gap(head)
-        self.created, self.seq = head.created, start
+        self.created, self.epoch, self.seq = head.created, head.latest.epoch, start
         return self._follow(head, read.entries)
 
     def _follow(self, head: Head, entries: tuple[Entry, ...]) -> Step:
+        if head.latest.epoch != self.epoch and not self._is_certain(entries):
+            asked, self.in_doubt = self.in_doubt, not self.in_doubt
+            return ((), self._gap(head)) if asked else _NOTHING
+        self.epoch, self.in_doubt = head.latest.epoch, False
+        if head.latest.seq < self.seq and self._last is not None:
+            return (), self._gap(head)  # what it was given is lost, and nothing has come in its place yet
         entries = tuple(entry for entry in entries if entry.id.seq > self.seq)
         if entries and entries[0].id.seq != self.seq + 1:
             if self._cursor is not None or self._delivered is not None:
@@ -196,6 +205,18 @@ class Place:
         if not entries and head.ended and self.seq >= head.latest.seq:
             return (), END
         return entries, None
+
+    @property
+    def _last(self) -> EventId | None:
+        """The event it stands after, if it was given or named one."""
+        return self._cursor if self._delivered is None and isinstance(self._cursor, EventId) else self._delivered
+
+    def _is_certain(self, entries: tuple[Entry, ...]) -> bool:
+        """Whether the event it stands after outlived the incarnation of the server that gave it its id.
+
+        If not, others may have taken the places of it and of those before it.
+        """
+        return self.seq == 0 or self._last is None or any(entry.id == self._last for entry in entries[:1])
 
     def _lost_stream(self, head: Head | None) -> Step:
         """The stream it stood in was cleaned, has expired, or another one is in its place."""
@@ -206,7 +227,7 @@ class Place:
                 return (), END
             return (), self._gap(head)
         # Nothing was delivered: it stands again where it asked to stand.
-        self.created, self.seq = None, 0
+        self.created, self.seq, self.in_doubt = None, 0, False
         return self._begin(Read(head)) if head is None or head.cleaned else _NOTHING
 
     def _gap(self, head: Head) -> StreamGap:

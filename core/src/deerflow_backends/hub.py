@@ -238,6 +238,11 @@ class Watch:
         """The epoch that names the stream now there, None if there is none (or only a trace)."""
         return None if self.head is None or self.head.cleaned else self.head.created
 
+    @property
+    def epoch(self) -> int | None:
+        """The newest epoch of that stream: what is in the ring is certain to be in the store as of this one."""
+        return None if self.head is None else self.head.latest.epoch
+
     def differs(self, head: Head | None) -> bool:
         """Whether *head*, just looked up, is not what is known here."""
         known = self.head
@@ -314,14 +319,14 @@ class Watch:
             return False  # stored before the end that is known here
         first = read.entries[0].id.seq if read.entries else read.head.latest.seq + 1
         if self.stream == read.head.created:
-            return first == self.last + 1
+            return first == self.last + 1 and self.epoch == read.head.latest.epoch
         return self.head is None and first == 1
 
     def _absorb(self, read: Read) -> None:
         head = read.head
         if head is None or head.cleaned:
             self._clear(last=0)  # the next stream will be read from its first event
-        elif self.stream != head.created:
+        elif (self.stream, self.epoch) != (head.created, head.latest.epoch):  # some may be lost, others in their places
             self._clear(last=read.entries[0].id.seq - 1 if read.entries else head.latest.seq)
         self.head = head
         for entry in read.entries:

@@ -36,6 +36,8 @@ class Subscription:
         self._seen_version = -1  # of the watch, when the last read was asked for
         self._behind = True
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._active = False
         self._finished = False
 
@@ -84,27 +86,44 @@ class Subscription:
 
     async def _wait(self, watch: Watch) -> StreamItem:
         """Return what comes next; nothing is at hand."""
-        loop = asyncio.get_running_loop()
+        loop = self._hub.binding.loop
         interval = self._arguments[2]
-        deadline = loop.time() + interval
+        self._deadline = loop.time() + interval
         item: StreamItem | None = None
         while item is None:
             self._waiter = loop.create_future()
-            timer = loop.call_at(deadline, self.wake)
+            if self._timer is None or self._timer.when() > self._deadline:
+                self._set_timer()
             try:
                 await self._waiter
             finally:
-                timer.cancel()
                 self._waiter = None
             if self._finished:
                 raise StopAsyncIteration  # closed by another task
-            self._hub.binding.check()
+            if self._hub.binding.closed:
+                self._hub.binding.check()
             item = self._take(watch)
-            if item is None and loop.time() >= deadline:
+            if item is None and loop.time() >= self._deadline:
                 if self._place.settled or self._hub.unavailable:
                     return HEARTBEAT_SENTINEL
-                deadline = loop.time() + interval
+                self._deadline = loop.time() + interval
         return item
+
+    def _set_timer(self) -> None:
+        """Have the wait end at its deadline. A timer that fires too early is set anew: cheaper than one each event."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._hub.binding.loop.call_at(self._deadline, _end_wait_weakly, weakref.ref(self))
+
+    def end_wait(self) -> None:
+        """Wake up if the deadline has come."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._hub.binding.loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            self.wake()
 
     def _begin(self) -> Watch:
         run_id, last_event_id, heartbeat_interval = self._arguments
@@ -125,10 +144,15 @@ class Subscription:
                 self._behind = True
             if self._queue:
                 return self._deliver(self._queue.popleft())
-            if place.created is not None and watch.stream == place.created:
+            head = watch.head
+            here = (place.created, place.epoch)
+            if head is not None and not head.cleaned and (head.created, head.latest.epoch) == here:
                 entry = watch.ring.get(place.seq + 1)
                 if entry is not None:
                     return self._deliver(entry)
+                if place.seq == head.latest.seq and self._reading is None and not head.ended and watch.failure is None:
+                    self._seen_version, self._behind = watch.version, False  # it has all that there is
+                    return None
             if self._reading is not None:
                 if not self._reading.done():
                     return None
@@ -165,7 +189,8 @@ class Subscription:
             first = watch.ring.get(1)
             known = None if place.fresh or first is None else Read(head, (first,))
         else:
-            known = Read(head) if (place.created, place.seq) == (head.created, head.latest.seq) else None
+            here = (place.created, place.epoch, place.seq)
+            known = Read(head) if here == (head.created, head.latest.epoch, head.latest.seq) else None
         if known is not None:
             self._seen_version, self._behind = watch.version, False
         return known
@@ -187,7 +212,7 @@ class Subscription:
             return END_SENTINEL if isinstance(finish, End) else finish
         if not entries and head is not None and not head.cleaned:
             # Not where the events begin yet, or in no stream while there is one: read again at once.
-            self._behind = place.created is None or place.seq < head.latest.seq
+            self._behind = place.created is None or place.in_doubt or place.seq < head.latest.seq
         return None
 
     def _deliver(self, entry: Entry) -> StreamEvent:
@@ -207,12 +232,21 @@ class Subscription:
         if self._finished:
             return
         self._finished = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.wake()
         self._stop_reading()
         self._queue.clear()
         if self._watch is not None:
             self._watch.subscriptions.discard(self)
             self._watch.prune()
+
+
+def _end_wait_weakly(subscription: weakref.ref[Subscription]) -> None:
+    """End a wait at its deadline; the timer must not keep an abandoned subscriber alive."""
+    alive = subscription()
+    if alive is not None:
+        alive.end_wait()
 
 
 def _wake_weakly(subscription: weakref.ref[Subscription], task: asyncio.Task[Read]) -> None:

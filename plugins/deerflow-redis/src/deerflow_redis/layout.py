@@ -33,6 +33,7 @@ Channels of pub/sub are ``<database>:<ns>:s:{<run>}:wake``: pub/sub does not kno
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -40,6 +41,10 @@ from urllib.parse import quote, unquote
 _PERMANENT: Final = re.compile(
     rb"[a-z][a-z0-9_]*:(?:m:\{[^{}]+\}:(?:user|bodies|facts|ids)\Z|t:\{threads\}:|c:\{counters\}:totals\Z)", re.DOTALL
 )
+
+
+#: A few hundred bytes each.
+_REMEMBERED_RUNS: Final = 16_384
 
 
 def encoded(identifier: str | None) -> bytes:
@@ -57,6 +62,28 @@ def is_permanent(key: bytes) -> bool:
     return _PERMANENT.match(key) is not None
 
 
+class RunNames(NamedTuple):
+    """What a run has at the server.
+
+    Attributes:
+        keys: Its head, events and tokens.
+        channel: Where its readers are woken.
+    """
+
+    keys: tuple[bytes, bytes, bytes]
+    channel: bytes
+
+    @property
+    def head(self) -> bytes:
+        """The key of its head."""
+        return self.keys[0]
+
+    @property
+    def events(self) -> bytes:
+        """The key of its events."""
+        return self.keys[1]
+
+
 class StreamKeys:
     """The keys and the channel of each run of a namespace."""
 
@@ -64,19 +91,13 @@ class StreamKeys:
         self._prefix = f"{namespace}:s:".encode()
         self._channel_prefix = f"{database}:{namespace}:s:".encode()
         self.ends = self._prefix + b"{ends}:ends"
+        #: ``of(run_id)`` names what a run has; those of late are remembered, since every event needs them.
+        self.of = lru_cache(_REMEMBERED_RUNS)(self._of)
 
-    def of(self, run_id: str) -> tuple[bytes, bytes, bytes]:
-        """Name a run's head, events and tokens."""
-        run = b"%b{%b}:" % (self._prefix, encoded(run_id))
-        return run + b"head", run + b"events", run + b"tokens"
-
-    def head(self, run_id: str) -> bytes:
-        """Name a run's head."""
-        return b"%b{%b}:head" % (self._prefix, encoded(run_id))
-
-    def channel(self, run_id: str) -> bytes:
-        """Name a run's channel."""
-        return b"%b{%b}:wake" % (self._channel_prefix, encoded(run_id))
+    def _of(self, run_id: str) -> RunNames:
+        tag = encoded(run_id)
+        run = b"%b{%b}:" % (self._prefix, tag)
+        return RunNames((run + b"head", run + b"events", run + b"tokens"), b"%b{%b}:wake" % (self._channel_prefix, tag))
 
     def probe(self, process: str) -> bytes:
         """Name the channel on which a process hears of itself; as a key it never exists."""

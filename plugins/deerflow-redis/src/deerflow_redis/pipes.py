@@ -1,34 +1,42 @@
-"""One connection to one server, with what waits for it: what gathers while a batch is on the wire is the next batch."""
+"""One connection to one server, with what waits for it: what gathers while batches are on the way is the next batch."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deerflow_redis.failures import Lost, NotSent, is_passing, is_refused
 from deerflow_redis.scripts import Script
-from deerflow_redis.topologies import Address, Servers, disconnect, identify, is_dead
+from deerflow_redis.topologies import IDENTIFY, Address, Servers, disconnect, identify, incarnation_in
 
 #: What one batch holds at most; a larger command goes alone.
-MAX_BATCH_COMMANDS: Final = 512
+MAX_BATCH_COMMANDS: Final = 32
 MAX_BATCH_BYTES: Final = 1024 * 1024
+
+#: One batch is prepared and sent while the server is at another.
+_BATCHES_ON_THE_WAY: Final = 4
 
 #: Between tries while servers are unavailable: doubling, with jitter.
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
-#: A connection that was quiet for so long may be dead without our knowing: looked at before it is used.
-_QUIET_SECONDS: Final = 1.0
-
 #: The incarnation is read again after so long, lest two connections go on seeing different ones.
 _INCARNATION_SECONDS: Final = 5.0
+
+
+def _pack(words: tuple[Any, ...]) -> bytes:
+    packed: bytes = hiredis.pack_command(words)
+    return packed
 
 
 class Command:
@@ -39,6 +47,7 @@ class Command:
         write: Whether it may change something.
         repeatable: Whether sending it again after a lost reply does no harm.
         stamped: Whether the first argument of the script is to be the server's incarnation.
+        size: About how many bytes it has.
         sent: Whether it ever was, as far as this process knows.
     """
 
@@ -57,16 +66,16 @@ class Command:
         self._arguments, self._script, self._keys = arguments, script, keys
         self.key = keys[0] if keys else None
         self.write, self.repeatable, self.stamped = write, repeatable or not write, stamped
-        self.size = sum(len(one) if isinstance(one, bytes | str) else 8 for one in arguments)
+        self.size = sum([len(one) for one in arguments if isinstance(one, bytes)])
         self.sent = False
 
-    def words(self, incarnation: bytes, *, whole: bool = False) -> tuple[Any, ...]:
+    def packed(self, incarnation: bytes, *, whole: bool = False) -> bytes:
         """Return what goes over the wire: a script by its name, or *whole*."""
-        stamp = (incarnation,) if self.stamped else ()
         if self._script is None:
-            return self._arguments
+            return _pack(self._arguments)
+        stamp = (incarnation,) if self.stamped else ()
         what = (b"EVAL", self._script.source) if whole else (b"EVALSHA", self._script.sha)
-        return (*what, len(self._keys), *self._keys, *stamp, *self._arguments)
+        return _pack((*what, len(self._keys), *self._keys, *stamp, *self._arguments))
 
 
 class _Sending(NamedTuple):
@@ -77,9 +86,162 @@ class _Sending(NamedTuple):
     asking: bool
     future: asyncio.Future[Any]
 
+    def take(self, reply: Any) -> None:
+        """Hand the reply to whoever waits for it, if anybody does yet."""
+        if self.future.done():
+            return
+        if isinstance(reply, Exception):
+            self.future.set_exception(reply)
+        else:
+            self.future.set_result(reply)
+
+    def fail(self, error: Exception, cause: BaseException | None) -> None:
+        """Say that there is no reply."""
+        if not self.future.done():
+            one = type(error)(*error.args)
+            one.__cause__ = cause
+            self.future.set_exception(one)
+
+
+class _Wire:
+    """A live connection, and who takes which of the replies that are on the way."""
+
+    def __init__(self, connection: AbstractConnection, incarnation: bytes, timeout_seconds: float) -> None:
+        self.incarnation = incarnation
+        self.broken = False
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self._loop = asyncio.get_running_loop()
+        self._identified_at = self._heard_at = self._loop.time()
+        self._connection, self._timeout_seconds = connection, timeout_seconds
+        self._takers: deque[Callable[[Any], None]] = deque()
+        self._batches: deque[_Batch] = deque()
+        self._watchdog = self._loop.call_later(timeout_seconds, self._watch)
+        self._reader = asyncio.create_task(self._read())
+
+    async def send(self, sendings: Sequence[_Sending], wait_replicas: int) -> None:
+        """Send a batch; its replies are handed out as they come, or `Lost` if they do not."""
+        now = self._loop.time()
+        if not self._takers:
+            self._heard_at = now
+        packed: list[bytes] = []
+        before = len(self._takers)
+        if now - self._identified_at > _INCARNATION_SECONDS:
+            self._identified_at = now
+            packed.append(_pack(IDENTIFY))
+            self._takers.append(self._identified)
+        for sending in sendings:
+            if sending.asking:
+                packed.append(_pack((b"ASKING",)))
+                self._takers.append(_ignore)
+            packed.append(sending.command.packed(self.incarnation, whole=sending.whole))
+            self._takers.append(sending.take)
+            sending.command.sent = True
+        if wait_replicas:
+            self._wait_too(packed, before, sendings, wait_replicas)
+        self._batches.append(_Batch(sendings, len(self._takers) - before))
+        if len(self._batches) >= _BATCHES_ON_THE_WAY:
+            self.has_room.clear()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._connection.send_packed_command(b"".join(packed), check_health=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            self.cut(error)
+
+    def cut(self, cause: BaseException | None) -> None:
+        """Give the connection up; of what is on the way nobody knows what became of it."""
+        if self.broken:
+            return
+        self.broken = True
+        self._watchdog.cancel()
+        self._reader.cancel()
+        self.has_room.set()
+        for batch in self._batches:
+            for sending in batch.sendings:
+                sending.fail(Lost(), cause)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self.cut(None)
+        await asyncio.wait([self._reader])
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                reply = await _reply(self._connection)
+                if not self._takers:
+                    raise RedisConnectionError("the server replied to nothing")
+                self._heard_at = self._loop.time()
+                self._takers.popleft()(reply)
+                batch = self._batches[0]
+                batch.missing -= 1
+                if not batch.missing:
+                    self._batches.popleft()
+                    self.has_room.set()
+        except (RedisError, OSError) as error:
+            self.cut(error)
+        finally:
+            await disconnect(self._connection)
+
+    def _watch(self) -> None:
+        """See that replies come in time."""
+        left = self._heard_at + self._timeout_seconds - self._loop.time() if self._takers else self._timeout_seconds
+        if left <= 0:
+            self.cut(RedisTimeoutError("no reply in time"))
+        else:
+            self._watchdog = self._loop.call_later(left, self._watch)
+
+    def _identified(self, reply: Any) -> None:
+        try:
+            self.incarnation = incarnation_in(reply)
+        except RedisError as error:
+            self.cut(error)
+
+    def _wait_too(self, packed: list[bytes], before: int, sendings: Sequence[_Sending], wait_replicas: int) -> None:
+        """Have the replies to writes handed out only when enough replicas have them."""
+        if not any(sending.command.write for sending in sendings):
+            return
+        held: list[tuple[_Sending, Any]] = []
+        for place, taker in enumerate(list(self._takers)[before:], before):
+            sending = getattr(taker, "__self__", None)
+            if isinstance(sending, _Sending) and sending.command.write:
+                self._takers[place] = partial(_hold, held, sending)
+        packed.append(_pack((b"WAIT", wait_replicas, int(self._timeout_seconds * 500))))
+        self._takers.append(partial(_let_go, held, wait_replicas))
+
+
+class _Batch:
+    """What was sent together, and how many of its replies are missing."""
+
+    __slots__ = ("missing", "sendings")
+
+    def __init__(self, sendings: Sequence[_Sending], missing: int) -> None:
+        self.sendings, self.missing = sendings, missing
+
+
+def _ignore(reply: Any) -> None:
+    """Take the reply to what was said by the way."""
+
+
+def _hold(held: list[tuple[_Sending, Any]], sending: _Sending, reply: Any) -> None:
+    held.append((sending, reply))
+
+
+def _let_go(held: list[tuple[_Sending, Any]], wait_replicas: int, confirmed: Any) -> None:
+    few = not isinstance(confirmed, int) or confirmed < wait_replicas
+    for sending, reply in held:
+        if few and not isinstance(reply, Exception):
+            sending.fail(Lost(), RedisConnectionError(f"{confirmed} of {wait_replicas} replicas confirmed the write"))
+        else:
+            sending.take(reply)
+
 
 class Pipe:
-    """One connection to one server, made when there is something to send, and again after it was lost."""
+    """The way to one server: a connection, made when there is something to send, and again after it was lost.
+
+    Attributes:
+        trouble: Why there is none now.
+    """
 
     def __init__(
         self, servers: Servers, address: Address | None, *, timeout_seconds: float, wait_replicas: int
@@ -89,9 +251,7 @@ class Pipe:
         self._servers, self._timeout_seconds, self._wait_replicas = servers, timeout_seconds, wait_replicas
         self._queue: deque[_Sending] = deque()
         self._news = asyncio.Event()
-        self._connection: AbstractConnection | None = None
-        self._incarnation = b""
-        self._used_at = self._incarnation_at = 0.0
+        self._wire: _Wire | None = None
         self._task = asyncio.create_task(self._run())
 
     def send(self, command: Command, *, whole: bool = False, asking: bool = False) -> asyncio.Future[Any]:
@@ -106,12 +266,18 @@ class Pipe:
         self._news.set()
         return future
 
+    def distrust(self) -> None:
+        """Connect anew: the other end is a primary no more."""
+        if self._wire is not None:
+            self._wire.cut(None)
+
     async def close(self) -> None:
         """Disconnect; what waits gets `NotSent` or `Lost`."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._drop()
-        _fail(self._queue, NotSent())
+        if self._wire is not None:
+            await self._wire.close()
+        self._give_up(NotSent())
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -120,10 +286,9 @@ class Pipe:
             self._news.clear()
             while self._has_work():
                 try:
-                    connection = await self._connected()
+                    wire = await self._connected()
                 except (RedisError, OSError, TimeoutError) as error:
                     self.trouble = error
-                    await self._drop()
                     if is_refused(error):
                         self._give_up(error)
                     elif self._address is not None:  # somebody else may have its keys by now
@@ -132,7 +297,9 @@ class Pipe:
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                     continue
                 pause, self.trouble = FIRST_PAUSE_SECONDS, None
-                await self._exchange(connection, self._next_batch())
+                await wire.has_room.wait()
+                if not wire.broken and (batch := self._next_batch()):
+                    await wire.send(batch, self._wait_replicas)
 
     def _has_work(self) -> bool:
         while self._queue and self._queue[0].future.done():
@@ -149,79 +316,24 @@ class Pipe:
             batch.append(self._queue.popleft())
         return batch
 
-    async def _connected(self) -> AbstractConnection:
-        """Return the connection, looked at if it was quiet, or make it."""
-        now = asyncio.get_running_loop().time()
-        if self._connection is not None and now - self._used_at > _QUIET_SECONDS and await is_dead(self._connection):
-            await self._drop()
-        if self._connection is None or now - self._incarnation_at > _INCARNATION_SECONDS:
+    async def _connected(self) -> _Wire:
+        if self._wire is not None and self._wire.broken:
+            await self._wire.close()
+            self._wire = None
+        if self._wire is None:
             async with asyncio.timeout(self._timeout_seconds):
-                if self._connection is None:
-                    self._connection = await self._servers.connect(self._address)
-                self._incarnation = await identify(self._connection)
-            self._incarnation_at = now
-        return self._connection
-
-    async def _exchange(self, connection: AbstractConnection, batch: list[_Sending]) -> None:
-        """Send a batch and hand out the replies as they come."""
-        if not batch:
-            return
-        words: list[tuple[Any, ...]] = []
-        for sending in batch:
-            if sending.asking:
-                words.append((b"ASKING",))
-            words.append(sending.command.words(self._incarnation, whole=sending.whole))
-            sending.command.sent = True
-        writes = [sending for sending in batch if sending.command.write] if self._wait_replicas else []
-        if writes:
-            words.append((b"WAIT", self._wait_replicas, int(self._timeout_seconds * 500)))
-        loop = asyncio.get_running_loop()
-        unconfirmed: dict[int, Any] = {}
-        try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
-                await connection.send_packed_command(connection.pack_commands(words), check_health=False)
-                for number, sending in enumerate(batch, 1):
-                    if sending.asking:
-                        await _reply(connection)
-                    reply = await _reply(connection)
-                    if number % 32 == 0:
-                        limit.reschedule(loop.time() + self._timeout_seconds)
-                    if writes and sending.command.write:
-                        unconfirmed[id(sending)] = reply
-                    else:
-                        _resolve(sending.future, reply)
-                if writes:
-                    self._confirm(writes, unconfirmed, await _reply(connection))
-        except (RedisError, OSError, TimeoutError) as error:
-            await self._drop()
-            _fail(batch, Lost(), error)
-        except BaseException:
-            _fail(batch, Lost())
-            raise
-        self._used_at = loop.time()
-
-    def _confirm(self, writes: list[_Sending], replies: dict[int, Any], confirmed: Any) -> None:
-        """Hand out the replies of writes, once enough replicas have them."""
-        few = not isinstance(confirmed, int) or confirmed < self._wait_replicas
-        shortage = RedisConnectionError(f"of {self._wait_replicas} replicas to wait for {confirmed} confirmed")
-        for sending in writes:
-            reply = replies[id(sending)]
-            if few and not isinstance(reply, Exception):
-                _fail([sending], Lost(), shortage)
-            else:
-                _resolve(sending.future, reply)
-
-    def distrust(self) -> None:
-        """See before the next batch whether the other end is still a primary."""
-        self._incarnation_at = 0.0
-
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await disconnect(connection)
+                connection = await self._servers.connect(self._address)
+                try:
+                    incarnation = await identify(connection)
+                except BaseException:
+                    await disconnect(connection)
+                    raise
+            self._wire = _Wire(connection, incarnation, self._timeout_seconds)
+        return self._wire
 
     def _give_up(self, error: Exception) -> None:
-        _fail(self._queue, error, self.trouble)
+        for sending in self._queue:
+            sending.fail(error, self.trouble)
         self._queue.clear()
 
 
@@ -235,20 +347,3 @@ async def _reply(connection: AbstractConnection) -> Any:
         if is_passing(error) or is_refused(error):
             return error
         raise
-
-
-def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
-    if future.done():
-        return
-    if isinstance(reply, Exception):
-        future.set_exception(reply)
-    else:
-        future.set_result(reply)
-
-
-def _fail(sendings: Iterable[_Sending], error: Exception, cause: BaseException | None = None) -> None:
-    for sending in sendings:
-        if not sending.future.done():
-            one = type(error)(*error.args)
-            one.__cause__ = cause
-            sending.future.set_exception(one)

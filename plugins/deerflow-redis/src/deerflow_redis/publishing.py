@@ -164,15 +164,16 @@ class Publisher:
     async def _send(self, run_id: str, together: Sequence[_Write]) -> list[Any]:
         """Do what goes in one call of a script, and return what each write has for its caller."""
         first = together[0]
-        keys: tuple[bytes, ...] = self._keys.of(run_id)
+        names = self._keys.of(run_id)
+        keys: tuple[bytes, ...] = names.keys
         asked = {"producer": self._producer, "number": next(self._numbers), "kept": self._kept, **first.asked}
         if first.script != "stream_clean":
             asked["lowest"] = self._epochs.get(run_id, 0) + 1
         if first.script != "stream_publish":
             keys += self._ends
-        events = [part for write in together for event in write.events for part in event]
+        events = [part for write in together for event in write.events for part in (event.event.encode(), event.data)]
         command = Command(
-            (msgspec.msgpack.encode(asked), self._command, self._keys.channel(run_id), *events),
+            (msgspec.msgpack.encode(asked), self._command, names.channel, *events),
             script=script(first.script),
             keys=keys,
             write=True,

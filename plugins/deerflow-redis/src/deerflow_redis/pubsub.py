@@ -64,7 +64,7 @@ class PubSubTail:
 
     async def settle(self, run_id: str) -> Listener:
         """Find the server that has the run's channel, and have it listened to there from now on."""
-        address = await self.connection.servers.locate(self.keys.channel(run_id))
+        address = await self.connection.servers.locate(self.keys.of(run_id).channel)
         home = self._homes[run_id] = await self.listener(address)
         return home
 
@@ -124,11 +124,11 @@ class Listener:
 
     def hears(self, run_id: str) -> bool:
         """Whether messages of a run arrive."""
-        return self._tail.keys.channel(run_id) in self._heard
+        return self._tail.keys.of(run_id).channel in self._heard
 
     async def listen(self, run_id: str) -> None:
         """Return once messages of a run arrive."""
-        channel = self._tail.keys.channel(run_id)
+        channel = self._tail.keys.of(run_id).channel
         if channel not in self._runs:
             self._runs[channel] = run_id
             self._ask(channel, wanted=True)
@@ -136,7 +136,7 @@ class Listener:
 
     def leave(self, run_id: str) -> None:
         """Want a run's messages no more."""
-        channel = self._tail.keys.channel(run_id)
+        channel = self._tail.keys.of(run_id).channel
         if self._runs.pop(channel, None) is not None:
             self._heard.discard(channel)
             self._ask(channel, wanted=False)

@@ -105,10 +105,8 @@ class RedisStreamBridge:
         return Read(None) if seen is None else Read(seen.head, seen.entries)
 
     async def _see(self, run_id: str, after: int, limit: int, max_bytes: int) -> Seen | None:
-        head, events, _ = self._keys.of(run_id)
-        blob = await self._lane.send(
-            Command((after, limit, max_bytes), script=script("stream_read"), keys=(head, events))
-        )
+        keys = self._keys.of(run_id).keys[:2]
+        blob = await self._lane.send(Command((after, limit, max_bytes), script=script("stream_read"), keys=keys))
         return None if blob is None else seen_in(blob)
 
     def _forget(self, run_id: str) -> None:
@@ -116,7 +114,7 @@ class RedisStreamBridge:
 
     async def _look(self, run_ids: Sequence[str]) -> list[Head | None]:
         """Tell the hub the heads of many runs."""
-        keys = [self._keys.head(run_id) for run_id in run_ids]
+        keys = [self._keys.of(run_id).head for run_id in run_ids]
         if self._clustered:
             texts = await asyncio.gather(*(self._lane.send(Command((b"GET", key), keys=(key,))) for key in keys))
         else:

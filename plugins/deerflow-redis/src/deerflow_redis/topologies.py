@@ -286,27 +286,34 @@ def servers_of(
     return Standalone(settings)
 
 
+#: What a server is asked to tell which incarnation it is.
+IDENTIFY: Final = (b"INFO", b"server", b"replication")
+
+
 async def identify(connection: AbstractConnection) -> bytes:
-    """Name the history of writes that the server at the other end continues: its incarnation (S2).
+    """Ask the server at the other end for its incarnation.
+
+    Raises:
+        ReadOnlyError: It is a replica.
+    """
+    await connection.send_command(*IDENTIFY)
+    return incarnation_in(await connection.read_response())
+
+
+def incarnation_in(reply: bytes | RedisError) -> bytes:
+    """Name the history of writes that a server continues, from its reply to `IDENTIFY`: its incarnation (S2).
 
     A restarted server has another run id; one that was promoted has as ``master_replid2`` the history that it left,
     so that it has another name too when it is promoted a second time without having been restarted.
 
     Raises:
         ReadOnlyError: It is a replica.
+        RedisError: What it replied.
     """
-    await connection.send_command("INFO", "server", "replication")
-    text = (await connection.read_response()).decode(errors="replace")
-    facts = dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
+    if isinstance(reply, RedisError):
+        raise reply
+    lines = reply.decode(errors="replace").splitlines()
+    facts = dict(line.partition(":")[::2] for line in lines if ":" in line)
     if facts.get("role", "master") != "master":
         raise ReadOnlyError("a replica answered")
     return f"{facts.get('run_id', '')[:16]}.{facts.get('master_replid2', '')[:16]}".encode()
-
-
-async def is_dead(connection: AbstractConnection) -> bool:
-    """Whether the other end has closed a connection, on which nothing is awaited."""
-    look = getattr(connection, "can_read", None) or connection.can_read_destructive
-    try:
-        return bool(await look())
-    except (RedisError, OSError):
-        return True

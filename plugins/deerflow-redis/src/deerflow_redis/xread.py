@@ -56,22 +56,23 @@ class XreadTail:
         """Return once the place in the run's stream is known after which entries wake the hub."""
         if self._failure is not None:
             raise self._failure
-        head, events, _ = self._keys.of(run_id)
+        names = self._keys.of(run_id)
+        events = names.events
         if events in self._runs:
             return
-        stored = await self._reading.send(Command((b"GET", head), keys=(head,)))
+        stored = await self._reading.send(Command((b"GET", names.head), keys=(names.head,)))
         self._runs[events] = run_id
-        self._channels[self._keys.channel(run_id)] = run_id
+        self._channels[names.channel] = run_id
         self._places[events] = _START if stored is None else str(head_in(stored).latest).encode()
         if self._unblocking is None:
             self._unblocking = asyncio.create_task(self._interrupt())
 
     def forget(self, run_id: str) -> None:
         """Wait for the run no more, from the next XREAD on."""
-        _, events, _ = self._keys.of(run_id)
-        self._runs.pop(events, None)
-        self._places.pop(events, None)
-        self._channels.pop(self._keys.channel(run_id), None)
+        names = self._keys.of(run_id)
+        self._runs.pop(names.events, None)
+        self._places.pop(names.events, None)
+        self._channels.pop(names.channel, None)
 
     async def close(self) -> None:
         """Disconnect."""
