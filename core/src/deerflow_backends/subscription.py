@@ -27,6 +27,7 @@ class Subscription:
     """One subscriber's iterator. Unlike a generator, it survives the cancellation of ``__anext__``."""
 
     def __init__(self, hub: Hub, run_id: str, last_event_id: str | None, heartbeat_interval: float) -> None:
+        self.reference = weakref.ref(self)
         self._hub = hub
         self._arguments = (run_id, last_event_id, heartbeat_interval)
         self._watch: Watch | None = None
@@ -75,7 +76,7 @@ class Subscription:
     def __del__(self) -> None:
         if self._watch is not None and not self._finished:
             with suppress(RuntimeError):  # the loop is closed, and the watch with it
-                self._hub.binding.loop.call_soon_threadsafe(self._watch.prune)
+                self._hub.binding.loop.call_soon_threadsafe(self._watch.release, self.reference)
                 if self._reading is not None:
                     self._hub.binding.loop.call_soon_threadsafe(self._reading.cancel)
 
@@ -113,7 +114,7 @@ class Subscription:
         """Have the wait end at its deadline. A timer that fires too early is set anew: cheaper than one each event."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._hub.binding.loop.call_at(self._deadline, _end_wait_weakly, weakref.ref(self))
+        self._timer = self._hub.binding.loop.call_at(self._deadline, _end_wait_weakly, self.reference)
 
     def end_wait(self) -> None:
         """Wake up if the deadline has come."""
@@ -201,7 +202,7 @@ class Subscription:
         after = self._place.read_after()
         limit = 0 if after == PAST_THE_END else READ_EVENTS
         self._reading = self._hub.start_read(watch.run_id, after, limit, READ_BYTES)
-        self._reading.add_done_callback(functools.partial(_wake_weakly, weakref.ref(self)))
+        self._reading.add_done_callback(functools.partial(_wake_weakly, self.reference))
 
     def _judge(self, read: Read) -> StreamItem | None:
         place, head = self._place, read.head
@@ -238,8 +239,7 @@ class Subscription:
         self._stop_reading()
         self._queue.clear()
         if self._watch is not None:
-            self._watch.subscriptions.discard(self)
-            self._watch.prune()
+            self._watch.release(self.reference)
 
 
 def _end_wait_weakly(subscription: weakref.ref[Subscription]) -> None:

@@ -123,7 +123,12 @@ def publishers_wait_for_readers() -> Patched:
     def _is_behind(self: InProcessStreamBridge, run_id: str) -> bool:
         stream = self._table.streams.get(run_id)
         watches = [hub._watches[run_id] for hub in self._table.hubs if run_id in hub._watches]
-        places = [subscription._place for watch in watches for subscription in watch.subscriptions]
+        places = [
+            subscription._place
+            for watch in watches
+            for reference in watch.subscriptions
+            if (subscription := reference())
+        ]
         return stream is not None and any(
             place.created == stream.created and place.seq < stream.latest.seq for place in places
         )
