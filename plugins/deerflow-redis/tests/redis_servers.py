@@ -314,6 +314,67 @@ class Cluster(Started):
         for replica in replicas:
             replica.wait(partial(_in_sync, replica), "until the replica is in sync")
 
+    def home_of(self, slot: int) -> Server:
+        """Return the running node that says that *slot* is its own."""
+        for node in self.primaries:
+            for first, last, owner, *_ in node.execute("CLUSTER", "SLOTS"):
+                if first <= slot <= last and owner[1] == node.port:
+                    return node
+        raise ServerFailed(f"no node says that the slot {slot} is its own")
+
+    def replicas_of(self, primary: Server) -> list[Server]:
+        """Return the running nodes that replicate *primary*."""
+        running = [node for node in self.nodes if node.running and node is not primary]
+        return [node for node in running if node.info("replication").get("master_port") == primary.port]
+
+    def fail_over(self, primary: Server) -> Server:
+        """Kill a primary, wait until its replica takes writes in its place, and return that."""
+        (replica,) = self.replicas_of(primary)
+        primary.kill()
+        replica.wait(lambda: replica.primaries == [replica], "until the replica is promoted")
+        replica.wait(partial(self._is_ok, replica), "until the cluster is well without the killed node")
+        return replica
+
+    def hand_over(self, replica: Server) -> None:
+        """Let a replica and its primary change places in order, which loses nothing."""
+        replica.execute("CLUSTER", "FAILOVER")
+        replica.wait(lambda: replica.primaries == [replica], "until the replica took over")
+        self.wait_until_in_sync()
+
+    def wait_until_in_sync(self) -> None:
+        """Wait until each running node that is no primary has all that its primary has."""
+        self.wait_until_well()
+        for node in self.nodes:
+            if node.running and not node.primaries:
+                node.wait(partial(_in_sync, node), "until the replica is in sync")
+
+    def begin_move(self, slot: int, target: Server) -> None:
+        """Announce that *slot* goes to *target*: what is not at its home any more is asked for there."""
+        source = self.home_of(slot)
+        target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source.execute("CLUSTER", "MYID"))
+        source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", target.execute("CLUSTER", "MYID"))
+
+    def move_keys(self, slot: int, target: Server) -> int:
+        """Move the keys that the home of *slot* has at present, and return how many."""
+        source = self.home_of(slot)
+        keys = source.execute("CLUSTER", "GETKEYSINSLOT", slot, 10_000)
+        if keys:
+            source.execute("MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
+        return len(keys)
+
+    def finish_move(self, slot: int, target: Server) -> None:
+        """Move what is left, and make *target* the home of *slot*."""
+        source, name = self.home_of(slot), target.execute("CLUSTER", "MYID")
+        while self.move_keys(slot, target):
+            pass
+        for node in (target, source, *(node for node in self.primaries if node not in (source, target))):
+            node.execute("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def move(self, slot: int, target: Server) -> None:
+        """Make *target* the home of *slot*, with all its keys."""
+        self.begin_move(slot, target)
+        self.finish_move(slot, target)
+
     def wait_until_well(self) -> None:
         """Wait until each running node knows all the others and says that the cluster is well."""
         for node in self.nodes:
@@ -326,8 +387,10 @@ class Cluster(Started):
             node.close()
 
     def _is_well(self, node: Server) -> bool:
-        said = set(node.execute("CLUSTER", "INFO").split())
-        return said >= {b"cluster_state:ok", b"cluster_known_nodes:%d" % len(self.nodes)}
+        return self._is_ok(node) and b"cluster_known_nodes:%d" % len(self.nodes) in _cluster_info(node)
+
+    def _is_ok(self, node: Server) -> bool:
+        return b"cluster_state:ok" in _cluster_info(node)
 
 
 class Sentinel(Server):
@@ -352,9 +415,16 @@ class Sentinels(Started):
 
     service = "mymaster"
 
-    def __init__(self, count: int = 3, *, program: Program = "valkey", config: Config | None = None) -> None:
+    def __init__(
+        self,
+        count: int = 3,
+        *,
+        program: Program = "valkey",
+        config: Config | None = None,
+        sentinel_config: Config | None = None,
+    ) -> None:
         self.primary, self.replica = (Server(program, {**_REPLICATION, **(config or {})}) for _ in range(2))
-        self.sentinels = [Sentinel(program) for _ in range(count)]
+        self.sentinels = [Sentinel(program, sentinel_config) for _ in range(count)]
 
     @property
     def url(self) -> str:
@@ -379,11 +449,12 @@ class Sentinels(Started):
         self.replica.wait(partial(_in_sync, self.replica), "until the replica is in sync")
         for sentinel in self.sentinels:
             sentinel.config = {
+                **sentinel.config,
                 "sentinel": [
                     f"monitor {self.service} {HOST} {self.primary.port} {len(self.sentinels) // 2 + 1}",
                     f"down-after-milliseconds {self.service} 1000",
                     f"failover-timeout {self.service} 2000",
-                ]
+                ],
             }
             sentinel.launch()
         for sentinel in self.sentinels:
@@ -397,11 +468,30 @@ class Sentinels(Started):
         self.primary.kill()
         self.wait_until_promoted()
 
-    def wait_until_promoted(self) -> None:
-        """Wait until every sentinel names the replica as the primary and it takes writes."""
+    def wait_until_promoted(self, server: Server | None = None) -> None:
+        """Wait until every sentinel names *server*, else the replica, as the primary and it alone takes writes."""
+        server = server or self.replica
         for sentinel in self.sentinels:
-            sentinel.wait(partial(self._names_replica, sentinel), "until the replica is named the primary")
-        self.replica.wait(lambda: self.primaries == [self.replica], "until the replica takes writes")
+            sentinel.wait(partial(self._names, sentinel, server), "until another server is named the primary")
+        server.wait(lambda: self.primaries == [server], "until that server alone takes writes")
+
+    def wait_until_in_sync(self, server: Server) -> None:
+        """Wait until *server* is a replica, which sentinels see to, and has all that the primary has."""
+        server.wait(partial(_in_sync, server), "until the server is a replica in sync")
+
+    def hand_over(self, replica: Server) -> None:
+        """Have the sentinels promote a replica that is in sync, though the primary is well."""
+        sentinel = self.sentinels[0]
+
+        def is_begun() -> bool:
+            try:
+                sentinel.execute("SENTINEL", "FAILOVER", self.service)
+            except exceptions.ResponseError:
+                return False  # it does not know yet how well the replica is, or another failover is under way
+            return True
+
+        sentinel.wait(is_begun, "until the sentinel begins a failover")
+        self.wait_until_promoted(replica)
 
     def detach_replica(self) -> None:
         """Pause the replica so that it lacks every write from now on; after `Server.resume` it catches up if it can.
@@ -422,13 +512,17 @@ class Sentinels(Started):
         fields = dict(zip(words[::2], words[1::2], strict=True))
         return (int(fields[b"num-slaves"]), int(fields[b"num-other-sentinels"])) == (1, len(self.sentinels) - 1)
 
-    def _names_replica(self, sentinel: Server) -> bool:
+    def _names(self, sentinel: Server, server: Server) -> bool:
         _, port = sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
-        return int(port) == self.replica.port
+        return int(port) == server.port
+
+
+def _cluster_info(node: Server) -> set[bytes]:
+    return set(node.execute("CLUSTER", "INFO").split())
 
 
 def _in_sync(replica: Server) -> bool:
-    return bool(replica.info("replication")["master_link_status"] == "up")
+    return bool(replica.info("replication").get("master_link_status") == "up")
 
 
 def _holds(condition: Callable[[], bool]) -> bool:
