@@ -140,6 +140,29 @@ def test_an_epoch_that_rose_within_the_stream() -> None:
         assert take(place, place.step(Read(head, mixed[start:]))) == expected
 
 
+def test_what_another_incarnation_may_have_lost() -> None:
+    """In a risen epoch a place is looked up again: what was given is still there, or there is a gap (S2, S6)."""
+    kept, lost = (*entries(1, 3), *entries(4, 6, epoch=9)), (*entries(1, 2), *entries(3, 6, epoch=9))
+    for stored, expected in ((kept, ["9-4", "9-5", "9-6"]), (lost, gap("7-3", "7-1", "9-6"))):
+        place = Place(None)
+        assert take(place, look(place, live(1, 3))) == ["7-1", "7-2", "7-3"]
+        head = Head(7, EventId(9, 6), EventId(7, 1))
+        assert take(place, place.step(Read(head, stored[place.read_after() :]))) == []
+        assert place.in_doubt
+        assert take(place, place.step(Read(head, stored[place.read_after() :]))) == expected
+
+
+def test_a_tail_that_fell_back() -> None:
+    """Who was given events that are no more gets a gap, also while nothing has come in their place (S6)."""
+    for cursor in (None, "7-2"):
+        place = Place(cursor)
+        assert take(place, look(place, live(1, 3)))[-1] == "7-3"
+        assert take(place, look(place, live(1, 2))) == gap("7-3", "7-1", "7-2")
+    tail = Place("abc")
+    assert take(tail, look(tail, live(1, 3))) == []
+    assert take(tail, look(tail, live(1, 2))) == []
+
+
 def test_malformed_is_the_live_tail_or_everything_of_an_ended_stream() -> None:
     """A malformed cursor skips what is there, unless the run has ended or there is no stream yet (S7)."""
     tail = Place("abc")
