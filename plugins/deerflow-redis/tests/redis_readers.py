@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import deerflow_redis
+from deerflow_backends import MemoryStore, ModelCounters, ThreadIndex
 from deerflow_backends.errors import BackendsError
 from deerflow_backends.streams import (
     END_SENTINEL,
@@ -32,6 +33,33 @@ async def opened_bridge(
         deerflow_redis.open_stream_bridge(connection, options) as bridge,
     ):
         yield bridge
+
+
+class Capabilities(NamedTuple):
+    """All four, over one connection."""
+
+    bridge: StreamBridge
+    memory: MemoryStore
+    threads: ThreadIndex
+    counters: ModelCounters
+
+    async def ping(self) -> None:
+        """Ping each of them."""
+        for capability in self:
+            await capability.ping()
+
+
+@asynccontextmanager
+async def opened(url: str, namespace: str, **settings: Any) -> AsyncIterator[Capabilities]:
+    """Open all capabilities over one connection."""
+    async with (
+        deerflow_redis.connect(url=url, namespace=namespace, **settings) as connection,
+        deerflow_redis.open_stream_bridge(connection) as bridge,
+        deerflow_redis.open_memory(connection) as memory,
+        deerflow_redis.open_thread_index(connection) as threads,
+        deerflow_redis.open_counters(connection) as counters,
+    ):
+        yield Capabilities(bridge, memory, threads, counters)
 
 
 @asynccontextmanager
