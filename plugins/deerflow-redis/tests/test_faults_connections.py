@@ -6,6 +6,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -235,31 +236,31 @@ def test_dead_without_a_sign(valkey: Server, namespace: str, tail: Tail) -> None
     """Where connections are dead and nobody was told, subscribers hear of all that is new within 15 s (S14, S16)."""
 
     async def main() -> None:
-        async with (
-            proxied(valkey) as (between, url),
-            opened_bridge(url, namespace, tail=tail) as bridge,
-            opened_bridge(valkey.url, namespace, tail=tail) as elsewhere,
-            Reader(bridge, "told") as told,
-            Reader(bridge, "ended") as ended,
-            Reader(bridge, "cleaned") as cleaned,
-        ):
-            for run_id in ("told", "ended", "cleaned"):
-                await elsewhere.publish(run_id, "n", 1)
-            for reader in (told, ended, cleaned):
+        async with AsyncExitStack() as stack:
+            between, url = await stack.enter_async_context(proxied(valkey))
+            bridge = await stack.enter_async_context(opened_bridge(url, namespace, tail=tail))
+            elsewhere = await stack.enter_async_context(opened_bridge(valkey.url, namespace, tail=tail))
+            # So many that to look at one after the other takes its time.
+            names = ["ended", "cleaned", *(f"told {number}" for number in range(40))]
+            for name in names:
+                await elsewhere.publish(name, "n", 1)
+            readers = [await stack.enter_async_context(Reader(bridge, name)) for name in names]
+            for reader in readers:
                 await reader.until_events(1)
             between.half_open()
             between.release()  # connections made from now on are well
-            await elsewhere.publish("told", "n", 2)
-            await elsewhere.publish_end("ended")
-            await elsewhere.cleanup("cleaned")
+            ended, cleaned, *told = readers
             async with asyncio.timeout(15):
-                await told.until_events(2)
+                await elsewhere.publish_end("ended")
+                await elsewhere.cleanup("cleaned")
+                for name in names[2:]:
+                    await elsewhere.publish(name, "n", 2)
                 await ended.until(lambda reader: reader.ended)
                 await cleaned.until(lambda reader: bool(reader.gaps))
-            assert told.data == [1, 2]
-            before = told.heartbeats
-            await elsewhere.publish("told", "n", 3)
-            await told.until_events(3)
-            assert before > 0
+                for reader in told:
+                    await reader.until_events(2)
+            assert all(reader.data == [1, 2] and reader.heartbeats for reader in told)
+            await elsewhere.publish("told 1", "n", 3)
+            await told[1].until_events(3)
 
     asyncio.run(main())

@@ -172,8 +172,8 @@ class Listener:
         """
         self._probed = asyncio.get_running_loop().create_future()
         words = (b"SPUBLISH" if self._sharded else b"PUBLISH", self._probe, b"")
-        await self._tail.writing.send(Command(words, keys=(self._probe,), write=True, repeatable=True))
         async with asyncio.timeout(self._tail.connection.timeout_seconds):
+            await self._tail.writing.send(Command(words, keys=(self._probe,), write=True, repeatable=True))
             await self._probed
 
     def _ask(self, channel: bytes, *, wanted: bool) -> None:
@@ -269,8 +269,7 @@ class Listener:
     async def _keep_trying(self) -> None:
         while True:
             await asyncio.sleep(_PROBE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311  # jitter is no secret
-            with suppress(BackendUnavailable):  # then nothing is published either
-                await self._try_once()
+            await self._try_once()  # what cannot be published here may be elsewhere: then connect anew, too
 
     async def _receive(self, connection: AbstractConnection) -> None:
         while True:
