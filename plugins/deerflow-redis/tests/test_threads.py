@@ -367,7 +367,7 @@ def test_a_foreign_key_refuses_the_whole_write(valkey: Server, namespace: str, f
 
 
 def test_a_thread_that_the_server_evicted_is_told(valkey: Server, namespace: str) -> None:
-    """A listed thread that is not there is Corrupt, never passed over, and can be created anew."""
+    """A listed thread that is not there is Corrupt, never passed over."""
 
     async def body() -> None:
         async with opened(valkey.url, namespace) as index:
