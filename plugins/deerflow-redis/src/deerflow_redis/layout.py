@@ -11,8 +11,8 @@ key                                       type    expires     holds
 ``<ns>:s:{<run>}:head``                   string  with it     the stream's head, or its trace after a cleanup
 ``<ns>:s:{<run>}:events``                 stream  with it     the events
 ``<ns>:s:{<run>}:tokens``                 hash    minutes     what each producer stored last
-``<ns>:s:{ends}:ends``                    stream  minutes     runs that ended or were cleaned, for ``tail: xread``
-``<ns>:s:{<process>}:unblock``            stream  minutes     ends a blocking XREAD of that process
+``<ns>:s:{ends}:ends``                    stream  seconds     runs that ended or were cleaned, for ``tail: xread``
+``<ns>:s:{<process>}:unblock``            stream  seconds     ends a blocking XREAD of that process
 ``<ns>:t:{threads}:thread:<id>``          hash    never       a thread; its id as it is, for it comes last
 ``<ns>:t:{threads}:ids``                  zset    never       the ids of all threads
 ``<ns>:t:{threads}:order:<who>:<status>`` zset    never       threads in the order of a listing, ``*`` for all of them

@@ -48,7 +48,7 @@ class XreadTail:
         self._channels: dict[bytes, str] = {}  # by what the stream of ends names runs by
         self._failure: BackendsError | None = None
         self._unblocking: asyncio.Task[None] | None = None
-        self._blocked = False
+        self._added = False  # a run, since the XREAD was last interrupted
         self._was_lost = False
         self.task = asyncio.create_task(self._run())
 
@@ -64,8 +64,9 @@ class XreadTail:
         self._runs[events] = run_id
         self._channels[names.channel] = run_id
         self._places[events] = _START if stored is None else str(head_in(stored).latest).encode()
+        self._added = True
         if self._unblocking is None:
-            self._unblocking = asyncio.create_task(self._interrupt())
+            self._unblocking = asyncio.create_task(self._interrupt_if_added())
 
     def forget(self, run_id: str) -> None:
         """Wait for the run no more, from the next XREAD on."""
@@ -81,13 +82,18 @@ class XreadTail:
             task.cancel()
         await asyncio.wait(tasks)
 
-    async def _interrupt(self) -> None:
+    async def interrupt(self) -> None:
         """End the XREAD that is under way, if there is one, so that the next waits for all."""
+        await self._writing.send(
+            Command((), script=script("stream_unblock"), keys=(self._unblock,), write=True, repeatable=True)
+        )
+
+    async def _interrupt_if_added(self) -> None:
         try:
-            with suppress(BackendsError):  # it ends by itself before long
-                await self._writing.send(
-                    Command((), script=script("stream_unblock"), keys=(self._unblock,), write=True, repeatable=True)
-                )
+            while self._added:
+                self._added = False
+                with suppress(BackendsError):  # it ends by itself before long
+                    await self.interrupt()
         finally:
             self._unblocking = None
 
@@ -159,6 +165,7 @@ async def open_xread_tail(
     """Open the tail; it connects by itself, and again whenever that breaks."""
     tail = XreadTail(connection, hub, keys, reading, writing)
     try:
+        await tail.interrupt()  # the stream for that is there from the beginning: subscribing creates nothing (S11)
         yield tail
     finally:
         await tail.close()

@@ -34,18 +34,6 @@ local function create(epoch, trace)
   return head
 end
 
--- The call of a producer when it was here before; nil if it was not, false if a later one was here already.
-local function recall(head, tokens_key, producer, number)
-  local call = head and head.call
-  if not call or call[1] ~= producer then
-    local packed = redis.call('HGET', tokens_key, producer)
-    if not packed then return nil end
-    call = cmsgpack.unpack(packed)
-  end
-  if call[2] < number then return nil end
-  return call[2] == number and call
-end
-
 -- Keeps a call beside the head for `kept` milliseconds; of many only those that may be repeated yet.
 local function keep(tokens_key, call, kept)
   local new = redis.call('HSET', tokens_key, call[1], cmsgpack.pack(call))
@@ -56,6 +44,21 @@ local function keep(tokens_key, call, kept)
       if cmsgpack.unpack(all[i + 1])[3] < now - kept then redis.call('HDEL', tokens_key, all[i]) end
     end
   end
+end
+
+-- The call of a producer when it was here before; nil if it was not, false if a later one was here already. A call that
+-- is repeated writes, too: who has the server WAIT for replicas after it waits for all that was written before.
+local function recall(head, tokens_key, asked)
+  local call = head and head.call
+  if not call or call[1] ~= asked.producer then
+    local packed = redis.call('HGET', tokens_key, asked.producer)
+    if not packed then return nil end
+    call = cmsgpack.unpack(packed)
+  end
+  if call[2] < asked.number then return nil end
+  if call[2] > asked.number then return false end
+  keep(tokens_key, call, asked.kept)
+  return call
 end
 
 -- Remembers a call in the head; the last one of another producer goes beside it. A head that may be gone while the call
@@ -119,7 +122,7 @@ local function wake(head, events_key, entries, texts, command, channel, ends_key
   if command ~= '' then redis.call(command, channel, describe(head, events_key, entries, texts)) end
   if ends_key then
     redis.call('XADD', ends_key, 'MAXLEN', '~', 1000, '*', 'channel', channel)
-    redis.call('PEXPIRE', ends_key, 60000)
+    redis.call('PEXPIRE', ends_key, 20000)
   end
 end
 

@@ -6,7 +6,7 @@
 -- Returns 1 if that changed anything, 0 if not, 'STALE' if a later call of the producer was here before.
 local asked = cmsgpack.unpack(ARGV[2])
 local head = find(KEYS[1])
-local before = recall(head, KEYS[3], asked.producer, asked.number)
+local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
 if before then return 1 end
 if not head or head.cleaned then return 0 end

@@ -7,7 +7,7 @@
 -- Returns 1 if that ended it, 0 if it had ended, 'STALE' if a later call of the producer was here before.
 local asked = cmsgpack.unpack(ARGV[2])
 local head = find(KEYS[1])
-local before = recall(head, KEYS[3], asked.producer, asked.number)
+local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
 if before then return 1 end
 if head and head.ended then return 0 end

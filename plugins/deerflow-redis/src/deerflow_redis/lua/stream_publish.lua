@@ -8,7 +8,7 @@
 -- the producer was here before.
 local asked = cmsgpack.unpack(ARGV[2])
 local head = find(KEYS[1])
-local before = recall(head, KEYS[3], asked.producer, asked.number)
+local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
 if before then return {before[4], before[5]} end
 if head and head.ended then return 'ENDED' end
