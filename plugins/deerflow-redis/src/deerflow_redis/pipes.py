@@ -154,7 +154,8 @@ class _Wire:
             return
         self.broken = True
         self._watchdog.cancel()
-        self._reader.cancel()
+        if asyncio.current_task() is not self._reader:  # which disconnects next, and must not be interrupted
+            self._reader.cancel()
         self.has_room.set()
         for batch in self._batches:
             for sending in batch.sendings:

@@ -42,7 +42,7 @@ _KEPT_SECONDS: Final = 30.0
 _KNOWN_EPOCHS: Final = 10_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Write:
     """A write to a run: events, its end, or a cleanup.
 
@@ -157,9 +157,12 @@ class Publisher:
                 except BackendsError as error:
                     results = [copy.copy(error) for _ in together]
                 _resolve(together, results)
+        except asyncio.CancelledError:
+            for write in (*together, *waiting):
+                _resolve([write], [Closed("the bridge was closed before this was written")])
+            raise
         finally:
             del self._waiting[run_id]
-            _resolve([*together, *waiting], [Closed("the bridge was closed before this was written")] * 2**16)
 
     async def _send(self, run_id: str, together: Sequence[_Write]) -> list[Any]:
         """Do what goes in one call of a script, and return what each write has for its caller."""

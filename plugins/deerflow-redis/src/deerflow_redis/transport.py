@@ -63,8 +63,11 @@ class Lane:
 
     async def everywhere(self, *words: Any) -> list[Any]:
         """Send the same to every server that has keys, and return their replies."""
-        async with asyncio.timeout(self._timeout_seconds):
-            addresses = await self._servers.primaries()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                addresses = await self._servers.primaries()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise unavailable(error, self.where, maybe_written=False) from error
         return await asyncio.gather(*(self.send(Command(words), at=address) for address in addresses))
 
     async def close(self, drain_seconds: float) -> None:
