@@ -171,3 +171,4 @@ async def open_connection(settings: Settings) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.calls.close(settings.timeout_seconds)
+        await connection.servers.close()

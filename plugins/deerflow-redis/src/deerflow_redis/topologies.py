@@ -87,6 +87,9 @@ class Servers(Protocol):
             moved: What a server said (``MOVED 1234 host:port``, or without that word), whose address is returned.
         """
 
+    async def close(self) -> None:
+        """Stop looking."""
+
     async def connect(self, address: Address | None) -> AbstractConnection:
         """Connect to the primary that is there.
 
@@ -149,6 +152,9 @@ class Standalone:
     async def refresh(self, moved: str | None = None) -> Address | None:
         """It is where it was."""
         return None
+
+    async def close(self) -> None:
+        """Nothing is under way."""
 
     async def connect(self, address: Address | None) -> AbstractConnection:
         """Connect to it."""
@@ -252,6 +258,12 @@ class Cluster:
         if not nodes:
             raise RedisConnectionError(f"{address} knows of no node with slots")
         self._slots, self._nodes = slots, list(nodes)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
 
     async def connect(self, address: Address | None) -> AbstractConnection:
         """Connect to one node."""
