@@ -117,7 +117,7 @@ class _Attempt:
         self._lane, self._command, self._at = lane, command, at
         self._heard: BaseException | None = None
         self._pipe: Pipe | None = None
-        self._whole = self._asking = False
+        self._whole = self._asking = self._was_lost = False
         self._pause = FIRST_PAUSE_SECONDS
 
     @property
@@ -137,7 +137,8 @@ class _Attempt:
             except (NotSent, Lost) as error:
                 self._lane.check()
                 self._heard = error.__cause__
-                if isinstance(error, Lost) and not self._command.repeatable:
+                self._was_lost = self._was_lost or isinstance(error, Lost)
+                if self._was_lost and not self._command.repeatable:
                     raise unavailable(self._heard, self._lane.where, maybe_written=True) from self._heard
                 again_at_once = await self._look_anew()
             except (RedisError, OSError, TimeoutError) as error:
@@ -149,8 +150,8 @@ class _Attempt:
     async def _understand(self, error: Exception) -> bool:
         """Prepare for what a server's error asks for, or raise ours; it executed nothing. True to send at once."""
         code, self._asking = code_of(error), False
-        if not self._command.repeatable:
-            self._command.sent = False  # a reply that was lost would have ended this: it was never executed
+        if not self._was_lost:
+            self._command.sent = False  # every reply came, and said that it was not executed
         if code == "NOSCRIPT" and not self._whole:
             self._whole = True
             return True

@@ -13,11 +13,17 @@ if before == false then return 'STALE' end
 if before then return {before[4], before[5]} end
 if head and head.ended then return 'ENDED' end
 local lowest = math.max(now, asked.lowest)
+local retained = redis.call('XLEN', KEYS[2])
 if not head or head.cleaned then
-  redis.call('DEL', KEYS[2])
+  -- Not where there is nothing: a full server refuses the first write of a script alone, and no removal.
+  if retained > 0 then redis.call('DEL', KEYS[2]) end
   head = create(head and math.max(lowest, head.epoch + 1) or lowest, head)
 elseif head.incarnation ~= ARGV[1] then
   head.epoch = math.max(lowest, head.epoch + 1)
+end
+if retained == 0 and head.earliest <= head.seq then
+  -- The server has evicted the events, and their expiry with them.
+  head.earliest, head.base, head.hold = head.seq + 1, head.total, 0
 end
 head.incarnation = ARGV[1]
 head.expires = now + asked.ttl
