@@ -26,6 +26,9 @@ MAX_BATCH_BYTES: Final = 1024 * 1024
 #: One batch is prepared and sent while the server is at another.
 _BATCHES_ON_THE_WAY: Final = 4
 
+#: What is smaller than this is written at once, without waiting for the connection to take it.
+_SMALL_BYTES: Final = 16 * 1024
+
 #: Between tries while servers are unavailable: doubling, with jitter.
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -143,10 +146,14 @@ class _Wire:
         if len(self._batches) >= _BATCHES_ON_THE_WAY:
             self.has_room.clear()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._connection.send_packed_command(b"".join(packed), check_health=False)
-        except (RedisError, OSError, TimeoutError) as error:
+            await self._connection.send_packed_command(b"".join(packed), check_health=False)
+        except (RedisError, OSError) as error:
             self.cut(error)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on the way."""
+        return not self._batches and not self.broken
 
     def cut(self, cause: BaseException | None) -> None:
         """Give the connection up; of what is on the way nobody knows what became of it."""
@@ -255,17 +262,23 @@ class Pipe:
         self._wire: _Wire | None = None
         self._task = asyncio.create_task(self._run())
 
-    def send(self, command: Command, *, whole: bool = False, asking: bool = False) -> asyncio.Future[Any]:
-        """Put a command in the queue.
+    async def send(self, command: Command, *, whole: bool = False, asking: bool = False) -> Any:
+        """Send a command, at once if nothing else is on the way, and return its reply.
 
-        Returns:
-            What will hold its reply, or the server's error, or `NotSent` or `Lost`. Cancelled before it is sent, it
-            will not be.
+        Cancelled before it is sent, it will not be.
+
+        Raises:
+            NotSent, Lost: There is none.
+            RedisError: The server's.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Sending(command, whole, asking, future))
-        self._news.set()
-        return future
+        sending = _Sending(command, whole, asking, future)
+        if self._wire is not None and self._wire.is_idle and not self._queue and command.size < _SMALL_BYTES:
+            await self._wire.send((sending,), self._wait_replicas)
+        else:
+            self._queue.append(sending)
+            self._news.set()
+        return await future
 
     def distrust(self) -> None:
         """Connect anew: the other end is a primary no more."""
