@@ -17,7 +17,21 @@ DISTRIBUTIONS = [ROOT / "core", ROOT / "conformance", *PLUGINS]
 CAPABILITIES = {"streams.py", "memories.py", "threads.py", "counters.py"}
 PLUGIN_FILES = CAPABILITIES | {"__init__.py", "connection.py", "layout.py", "plugin.py", "py.typed", "settings.py"}
 #: What a plugin's package may hold besides, under these names alone; plugins/README.md says what each is.
-OPTIONAL_FILES = {"checking.py", "failures.py", "publishing.py", "scripts.py", "tails.py", "transport.py"}
+OPTIONAL_FILES = {
+    "checking.py",
+    "failures.py",
+    "memory_records.py",
+    "pipes.py",
+    "publishing.py",
+    "pubsub.py",
+    "scripts.py",
+    "tails.py",
+    "thread_hashes.py",
+    "topologies.py",
+    "transport.py",
+    "wire.py",
+    "xread.py",
+}
 #: And folders of files in the server's own language.
 PLUGIN_FOLDERS = {"lua": ".lua", "migrations": ".sql"}
 CORE_FILES = CAPABILITIES | {
