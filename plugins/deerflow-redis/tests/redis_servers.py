@@ -476,8 +476,10 @@ class Sentinels(Started):
         server.wait(lambda: self.primaries == [server], "until that server alone takes writes")
 
     def wait_until_in_sync(self, server: Server) -> None:
-        """Wait until *server* is a replica, which sentinels see to, and has all that the primary has."""
+        """Wait until *server* is a replica, which sentinels see to, in sync, and each sentinel has taken note."""
         server.wait(partial(_in_sync, server), "until the server is a replica in sync")
+        for sentinel in self.sentinels:  # one that has not would undo a promotion that another begins
+            sentinel.wait(partial(self._sees_replica, sentinel, server), "until the sentinel sees a replica")
 
     def hand_over(self, replica: Server) -> None:
         """Have the sentinels promote a replica that is in sync, though the primary is well."""
@@ -511,6 +513,13 @@ class Sentinels(Started):
         words = sentinel.execute("SENTINEL", "MASTER", self.service)
         fields = dict(zip(words[::2], words[1::2], strict=True))
         return (int(fields[b"num-slaves"]), int(fields[b"num-other-sentinels"])) == (1, len(self.sentinels) - 1)
+
+    def _sees_replica(self, sentinel: Server, server: Server) -> bool:
+        for words in sentinel.execute("SENTINEL", "REPLICAS", self.service):
+            fields = dict(zip(words[::2], words[1::2], strict=True))
+            if int(fields[b"port"]) == server.port:
+                return (fields[b"role-reported"], fields[b"flags"]) == (b"slave", b"slave")
+        return False
 
     def _names(self, sentinel: Server, server: Server) -> bool:
         _, port = sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
