@@ -78,6 +78,11 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(error, _REFUSED) or code_of(error) in {"NOAUTH", "WRONGPASS"}
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Whether the server does not let the user do something."""
+    return isinstance(error, NoPermissionError) or "NOPERM" in str(error) or "ACL failure" in str(error)
+
+
 def is_cut(error: BaseException) -> bool:
     """Whether the connection is of no use any more, or never came about."""
     return isinstance(error, _CUT) and not is_refused(error) and not is_passing(error)
@@ -108,7 +113,7 @@ def translated(error: BaseException, where: str) -> BackendsError:
     text = str(error)
     if is_refused(error):
         ours = ConfigError(f"{where} refused the user or the password of the url ({text}); correct them")
-    elif isinstance(error, NoPermissionError) or "NOPERM" in text or "ACL failure" in text:
+    elif is_forbidden(error):
         ours = ConfigError(f"{where}: {_permission(text)}")
     elif code_of(error) == "WRONGTYPE" or "WRONGTYPE" in text:
         ours = Corrupt(f"{where}: a key of ours holds something of another type ({text}); remove it or use a namespace")

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from deerflow_redis.failures import Lost, NotSent, is_passing, is_refused
+from deerflow_redis.failures import Lost, NotSent, is_forbidden, is_passing, is_refused
 from deerflow_redis.scripts import Script
 from deerflow_redis.topologies import IDENTIFY, Address, Servers, disconnect, identify, incarnation_in
 
@@ -303,7 +303,7 @@ class Pipe:
                     wire = await self._connected()
                 except (RedisError, OSError, TimeoutError) as error:
                     self.trouble = error
-                    if is_refused(error):
+                    if is_refused(error) or is_forbidden(error):
                         self._give_up(error)
                     elif self._address is not None:  # somebody else may have its keys by now
                         self._give_up(NotSent())

@@ -116,6 +116,13 @@ local function describe(head, events_key, entries, texts)
   return struct.pack('>I4', #packed) .. packed .. table.concat(texts)
 end
 
+-- Raises an error if the user may not publish the message that `wake` is going to: after writing it would be too late.
+local function check_wake(command, channel)
+  if command ~= '' and not redis.acl_check_cmd(command, channel) then
+    error({err = 'NOPERM the user may not ' .. command .. ' on the channel ' .. channel})
+  end
+end
+
 -- Wakes the readers of a run: by a message on its channel, or for END and cleanup, which are no events, by an entry in
 -- the stream that every XREAD waits for too.
 local function wake(head, events_key, entries, texts, command, channel, ends_key)

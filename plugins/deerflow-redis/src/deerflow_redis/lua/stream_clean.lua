@@ -12,6 +12,7 @@ if before then return 1 end
 if not head or head.cleaned then return 0 end
 local at = now + asked.delay
 if head.cleanup and head.cleanup <= at then return 0 end
+check_wake(ARGV[3], ARGV[4])
 head.cleanup = at
 head.trace = at + asked.ttl
 if at <= now then

@@ -11,6 +11,7 @@ local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
 if before then return 1 end
 if head and head.ended then return 0 end
+check_wake(ARGV[3], ARGV[4])
 if not head then
   redis.call('DEL', KEYS[2])
   head = create(math.max(now, asked.lowest), nil)

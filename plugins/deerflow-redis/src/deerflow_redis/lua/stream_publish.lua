@@ -12,6 +12,7 @@ local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
 if before then return {before[4], before[5]} end
 if head and head.ended then return 'ENDED' end
+check_wake(ARGV[3], ARGV[4])
 local lowest = math.max(now, asked.lowest)
 local retained = redis.call('XLEN', KEYS[2])
 if not head or head.cleaned then
