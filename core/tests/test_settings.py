@@ -539,6 +539,8 @@ class Settings(ConnectionSettings):
             raise ValueError(f"13 with {self.password.get_secret_value()} for {self.url}")
         if self.pool == 14:
             raise KeyError(self.url)
+        if self.pool == 17:
+            raise ValueError(f"tail: {self.tail} does not go with {password(self.url)}")
         if self.pool == 16:
             raise ValueError(f"a user must not be called {urlsplit(self.url).username}, nor have {password(self.url)}")
         return self
@@ -591,6 +593,10 @@ def settings_mistakes(connection: Mapping[str, Any]) -> list[str]:
         (
             {"url": "acme://me:hunter%403@host", "pool": 16},
             "connections.acme (arguments): a user must not be called me, nor have ***",
+        ),
+        (
+            {"url": "acme://me:hunter3@host", "pool": 17, "tail": "xread"},
+            "connections.acme (arguments): tail: xread does not go with ***",
         ),
         (
             {"namespace": "Upper"},

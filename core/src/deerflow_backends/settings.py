@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Final, Literal, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -94,9 +94,15 @@ def connection_settings(
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        secrets = secrets_in(values)
+        secrets = secrets_in({name: value for name, value in values.items() if not _is_choice(model, name, value)})
         found = error.errors(include_input=False, include_url=False, include_context=False)
         return [((*place, *map(str, one["loc"])), _problem(one, model, secrets, place)) for one in found]
+
+
+def _is_choice(model: type[ConnectionSettings], name: str, value: Any) -> bool:
+    """Whether a value is one of the list that a field allows, which is no secret."""
+    field = model.model_fields.get(name)
+    return field is not None and get_origin(field.annotation) is Literal and value in get_args(field.annotation)
 
 
 def secrets_of(settings: ConnectionSettings | None, values: Mapping[str, Any]) -> frozenset[str]:

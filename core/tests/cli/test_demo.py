@@ -66,7 +66,8 @@ def alive(mark: str) -> list[int]:
 async def left(path: str) -> tuple[list[Record], int, dict[str, Counts]]:
     """Return the users, the number of threads and the models that are stored at *path*."""
     chosen: dict[str, Any] = dict.fromkeys(("stream_bridge", "memory", "thread_index", "counters"), "sqlite")
-    async with open_backends({**chosen, "connections": {"sqlite": {"path": path}}}) as backends:
+    connection = {"path": path, "namespace": "deerflow_demo"}
+    async with open_backends({**chosen, "connections": {"sqlite": connection}}) as backends:
         users = [record async for record in backends.memory.export()]
         return users, await backends.thread_index.count(ANY_USER), await backends.counters.all_totals()
 
@@ -168,12 +169,12 @@ def test_no_process_outlives_the_program(
 def test_a_child_that_dies_is_told_with_its_last_words(run: Run, plugin: Plugin, mark: str, tmp_path: Path) -> None:
     """A process that ends unexpectedly makes the demo fail with exit code 1, one line, and nothing left."""
     dying = """
+    import os
     import sys
     from deerflow_backends.sqlite.plugin import *
 
-    print("the moon fell on me", file=sys.stderr)
-    import os
     if "gateway" in " ".join(sys.orig_argv):
+        print("the moon fell on me", file=sys.stderr, flush=True)
         os._exit(9)
     """
     ended = run("demo", "--backend", "dying", "--set", f"path={tmp_path / 'data'}", PYTHONPATH=plugin("dying", dying))

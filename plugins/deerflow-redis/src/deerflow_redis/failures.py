@@ -35,6 +35,10 @@ class Lost(Exception):
     """A command was sent, and its reply never came: it may have been executed, or may still be."""
 
 
+class Misconfigured(RedisError):
+    """What the settings say of the servers cannot be right; the message tells what to correct."""
+
+
 #: Replies of servers that executed nothing, for a reason that passes: by the word they begin with.
 _PASSING: Final = {
     "CLUSTERDOWN": "the cluster is down",
@@ -74,8 +78,8 @@ def code_of(error: BaseException) -> str:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether the server does not accept who we say that we are."""
-    return isinstance(error, _REFUSED) or code_of(error) in {"NOAUTH", "WRONGPASS"}
+    """Whether the server does not accept who we say that we are, or what we take it for."""
+    return isinstance(error, (*_REFUSED, Misconfigured)) or code_of(error) in {"NOAUTH", "WRONGPASS"}
 
 
 def is_forbidden(error: BaseException) -> bool:
@@ -111,7 +115,9 @@ def translated(error: BaseException, where: str) -> BackendsError:
     """Return our error for one that trying again does not mend; its cause is set."""
     ours: BackendsError
     text = str(error)
-    if is_refused(error):
+    if isinstance(error, Misconfigured):
+        ours = ConfigError(f"{where}: {text}")
+    elif is_refused(error):
         ours = ConfigError(f"{where} refused the user or the password of the url ({text}); correct them")
     elif is_forbidden(error):
         ours = ConfigError(f"{where}: {_permission(text)}")
@@ -119,6 +125,8 @@ def translated(error: BaseException, where: str) -> BackendsError:
         ours = Corrupt(f"{where}: a key of ours holds something of another type ({text}); remove it or use a namespace")
     elif code_of(error) == "CORRUPT":
         ours = Corrupt(f"{where}: {text.partition(' ')[2]}")
+    elif "cluster support disabled" in text:
+        ours = ConfigError(f"{where} is no node of a cluster; leave out topology: cluster")
     elif isinstance(error, ResponseError):
         ours = PluginError(
             f"{where} does not understand deerflow-redis ({text}); it must be Redis 7 or Valkey 8 or later"

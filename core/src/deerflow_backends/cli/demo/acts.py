@@ -58,11 +58,13 @@ class Setup:
     Attributes:
         backend: The backend of all four capabilities.
         settings: Its connection's settings, as text.
+        namespace: Where all is written, None if the backend has but one place.
         keep: Leave the folder, and in the backend what was written.
     """
 
     backend: str
     settings: Mapping[str, str]
+    namespace: str | None = None
     keep: bool = False
 
     @property

@@ -26,6 +26,9 @@ from deerflow_backends.errors import ConfigError
 _DEADLINE_SECONDS: Final = 60.0
 _CONFIGURATION: Final = "deerflow-backends.yaml"
 
+#: What cannot be removed, a run's trace and the tokens of recordings, is gone so long after the demo.
+_LEFT_SECONDS: Final = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -81,9 +84,7 @@ async def perform(setup: Setup, stage: Stage) -> Outcome:
         seconds = time.monotonic() - begun
         return _outcome(demo, unwell, seconds, folder if setup.keep else None)
     except ConfigError as error:
-        # The children read a file that nobody wrote by hand; whoever made the mistake made it in the options.
-        origin = re.escape(str(folder / _CONFIGURATION)) + r"(, line \d+)?"
-        raise ConfigError(re.sub(origin, "the demo's options", str(error))) from None
+        raise ConfigError(_as_given(str(error), folder / _CONFIGURATION)) from None
     except TimeoutError:
         raise DemoFailed(f"not finished within {_DEADLINE_SECONDS:.0f} s") from None
     except httpx.HTTPError as error:
@@ -93,15 +94,26 @@ async def perform(setup: Setup, stage: Stage) -> Outcome:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _as_given(message: str, configuration: Path) -> str:
+    """Say of a mistake in the file, which nobody wrote by hand, what it is in the options."""
+    message = re.sub(re.escape(str(configuration)) + r"(, line \d+)?", "the demo's options", message)
+    return re.sub(r"connections\.\w+\.(\w+) \(.*?\): is required; .*", r"\1 is required; add --set \1=...", message)
+
+
 def configure(setup: Setup, folder: Path) -> dict[str, str]:
     """Write the children's configuration into *folder* and return their environment. No setting is in the file."""
     secrets = {f"DEERFLOW_DEMO_SETTING_{number}": value for number, value in enumerate(setup.settings.values(), 1)}
     connection = dict(zip(setup.settings, (f"${name}" for name in secrets), strict=True))
     if setup.temporary:
         connection["path"] = str(folder / "data")
+    if setup.namespace is not None:
+        connection["namespace"] = setup.namespace
     configuration: dict[str, Any] = dict.fromkeys(CAPABILITIES, setup.backend)
     # The default keeps 256 events: a client further behind would rightly get a gap, and this shows a replay.
     configuration["stream_bridge"] = {"backend": setup.backend, "max_events": 2 * EVENTS}
+    configuration["counters"] = {"backend": setup.backend, "token_seconds": _LEFT_SECONDS}
+    if not setup.keep:
+        configuration["stream_bridge"]["ttl_seconds"] = _LEFT_SECONDS
     if connection:
         configuration["connections"] = {setup.backend: connection}
     path = folder / _CONFIGURATION
