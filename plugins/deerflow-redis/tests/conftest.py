@@ -20,7 +20,7 @@ settings.register_profile("deerflow", deadline=None)
 settings.load_profile("deerflow")
 
 #: The fixtures that give a server. A further one, anywhere in these tests, belongs here: only these are looked at.
-SERVER_FIXTURES = {"valkey", "valkey_cluster", "valkey_sentinels"}
+SERVER_FIXTURES = {"valkey", "valkey_cluster", "valkey_replicated", "valkey_sentinels"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +41,17 @@ def valkey() -> Iterator[Server]:
 def valkey_cluster() -> Iterator[Cluster]:
     """A cluster of three that all tests of a worker share, and none disturbs."""
     with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def valkey_replicated() -> Iterator[Cluster]:
+    """A cluster of three with a replica each for tests that disturb it, and leave it well again.
+
+    While some slots have no home the others are served, which is not so by default.
+    """
+    config = {"cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
+    with Cluster(replicas=1, config=config) as cluster:
         yield cluster
 
 

@@ -117,7 +117,9 @@ class Reader:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._task
         except TimeoutError:
-            raise AssertionError(f"{self.run_id} has not ended after {self.events[-1:]}, {self.parts[-1].gap}") from None
+            raise AssertionError(
+                f"{self.run_id} has not ended after {self.events[-1:]}, {self.parts[-1].gap}"
+            ) from None
 
     async def _read(self) -> None:
         while not self.parts[-1].ended:
@@ -154,7 +156,11 @@ def judge(history: Sequence[tuple[str, Any]], writer: Writer, readers: Sequence[
     assert ids == sorted(ids)
     assert data == sorted(set(data)), "the order of the one writer, each once"
     named: dict[str, Any] = {}
-    for name, content in [*history, *writer.acknowledged.items(), *(one for reader in readers for one in reader.events)]:
+    for name, content in [
+        *history,
+        *writer.acknowledged.items(),
+        *(one for reader in readers for one in reader.events),
+    ]:
         assert named.setdefault(name, content) == content, f"{name} names two events"
     kept = dict(history)
     names = list(kept)

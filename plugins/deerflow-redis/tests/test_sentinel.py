@@ -92,7 +92,7 @@ def test_what_a_failover_loses_is_a_gap_and_no_id_comes_again(valkey_sentinels: 
                 lost[name] = [await bridge.publish(name, "e", f"{number} lost") for number in range(2)]
             for name in runs:
                 await readers[name].has(5)
-            assert [(await anext(slow)).id for _ in range(5)] == [*kept["more"], *lost["more"]]
+            assert [await _next_id(slow) for _ in range(5)] == [*kept["more"], *lost["more"]]
             sentinels.primary.kill()
             sentinels.replica.resume()
             await asyncio.to_thread(sentinels.wait_until_promoted)
@@ -153,7 +153,10 @@ def test_what_replicas_must_have_is_not_acknowledged_without_them(valkey_sentine
     async def run() -> None:
         async with (
             opened(**via(sentinels, wait_replicas=1)) as (connection, bridge),
-            opened(**via(sentinels, wait_replicas=1, timeout_seconds=0.5, publish_timeout_seconds=1.5), namespace=connection.namespace) as (
+            opened(
+                **via(sentinels, wait_replicas=1, timeout_seconds=0.5, publish_timeout_seconds=1.5),
+                namespace=connection.namespace,
+            ) as (
                 _,
                 hurried,
             ),
@@ -276,7 +279,7 @@ def test_an_unknown_service_is_named(guarded: Sentinels) -> None:
     """G6: a service that no sentinel watches is a mistake in the configuration that says so."""
 
     async def run() -> None:
-        with pytest.raises(ConfigError, match="sentinel_service.*'nobody'"):
+        with pytest.raises(ConfigError, match=r"sentinel_service.*'nobody'"):
             async with opened(**via(guarded, sentinel_password="secret", sentinel_service="nobody")):
                 pass
 

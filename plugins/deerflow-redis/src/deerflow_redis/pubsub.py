@@ -77,16 +77,18 @@ class PubSubTail:
     async def listener(self, address: Address | None) -> Listener:
         """Return the one connection to a server."""
         if address not in self._listeners:
-            probe = await self._channel_at(address)
+            probe = await self.channel_at(address)
             self._listeners.setdefault(address, Listener(self, address, probe))
         return self._listeners[address]
 
-    async def _channel_at(self, address: Address | None) -> bytes:
+    async def channel_at(self, address: Address | None) -> bytes:
         """Find a channel of ours alone that the server has."""
-        while True:
+        servers = self.connection.servers
+        while address in await servers.primaries():
             channel = self.keys.probe(secrets.token_hex(8))
-            if await self.connection.servers.locate(channel) == address:
+            if await servers.locate(channel) == address:
                 return channel
+        raise RedisConnectionError(f"{address} has no slots any more")
 
     def dismiss(self, listener: Listener) -> None:
         """Note that a listener ends: its server has no slots any more."""
@@ -140,6 +142,9 @@ class Listener:
         if self._runs.pop(channel, None) is not None:
             self._heard.discard(channel)
             self._ask(channel, wanted=False)
+            for waiter in self._waiters.pop(channel, ()):
+                if not waiter.done():
+                    waiter.set_exception(RedisConnectionError("the slot was moved"))
 
     async def opened(self) -> None:
         """Return once a first message has made its way.
@@ -220,18 +225,20 @@ class Listener:
             self._tail.hub.wake_all()
 
     async def _still_here(self) -> bool:
-        """Let runs whose slots went elsewhere be listened to there; whether any server of ours is at the address."""
+        """Have runs whose slots went elsewhere listened to there; whether the server has any slots yet."""
         servers = self._tail.connection.servers
         with suppress(RedisError, OSError, TimeoutError):
             await servers.refresh()
+            here = self.address in await servers.primaries()
+            if here and await servers.locate(self._probe) != self.address:
+                self._probe = await self._tail.channel_at(self.address)
             for channel, run_id in list(self._runs.items()):
-                if await servers.locate(channel) != self.address:
-                    self.leave(run_id)
-                    await self._tail.settle(run_id)
-                    self._tail.hub.wake(run_id)
-            if self.address not in await servers.primaries() or await servers.locate(self._probe) != self.address:
+                if not here or await servers.locate(channel) != self.address:
+                    self._tail.forget(run_id)
+                    self._tail.hub.wake(run_id)  # before it is read it is listened to
+            if not here:
                 self._tail.dismiss(self)
-                return False
+            return here
         return True
 
     async def _converse(self, connection: AbstractConnection) -> None:
