@@ -134,6 +134,24 @@ def test_hints_lost_doubled_or_late(
     in_hub(body, StreamOptions(max_buffered_events=buffered))
 
 
+def test_a_read_of_an_earlier_moment_is_no_gap() -> None:
+    """A read that is answered late, when the subscriber has got from the ring what was not there yet, ends nothing."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.delays = [3, 0, 3]
+        reader = asyncio.create_task(collect(hub))
+        for turns in (0, 5, 5):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            entries = store.publish()
+            hub.feed(RUN, store.head() or Head(7, EventId(7, 0)), entries)
+        store.ended = True
+        hub.wake(RUN)
+        assert seqs(await reader) == [1, 2, 3, END_SENTINEL]
+
+    in_hub(body)
+
+
 def test_one_read_serves_all_local_subscribers() -> None:
     """After attaching, fed events cost no read, however many subscribers there are (S15)."""
 

@@ -150,6 +150,7 @@ class Subscription:
             if head is not None and not head.cleaned and (head.created, head.latest.epoch) == here:
                 entry = watch.ring.get(place.seq + 1)
                 if entry is not None:
+                    self._stop_reading()  # it may be of a moment when this event was not there yet
                     return self._deliver(entry)
                 if place.seq == head.latest.seq and self._reading is None and not head.ended and watch.failure is None:
                     self._seen_version, self._behind = watch.version, False  # it has all that there is
