@@ -311,7 +311,7 @@ class Listener:
 async def open_pubsub_tail(
     connection: Connection, hub: Hub, keys: StreamKeys, writing: Lane
 ) -> AsyncIterator[PubSubTail]:
-    """Open the tail, and see that a message makes its way.
+    """Open the tail, and see that a message makes its way at every server.
 
     Raises:
         ConfigError: The user may not publish or subscribe.
@@ -321,10 +321,12 @@ async def open_pubsub_tail(
     try:
         try:
             async with asyncio.timeout(connection.timeout_seconds):
-                first = await tail.listener((await connection.servers.primaries())[0])
+                # Connected everywhere now, subscribing later leaves nothing behind (G8).
+                listeners = [await tail.listener(address) for address in await connection.servers.primaries()]
         except (RedisError, OSError, TimeoutError) as error:
             raise unavailable(error, connection.where, maybe_written=False) from error
-        await first.opened()
+        for listener in listeners:
+            await listener.opened()
         yield tail
     finally:
         await tail.close()
