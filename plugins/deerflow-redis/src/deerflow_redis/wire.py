@@ -36,12 +36,16 @@ def seen_in(blob: bytes) -> Seen:
         vanishes_in=(vanishes - now) / 1_000,
     )
     entries = []
-    for i in range(_HEAD_NUMBERS, len(numbers), 4):
-        epoch, seq, name_size, data_size = numbers[i : i + 4]
-        middle = start + name_size
-        end = middle + data_size
-        entries.append(Entry(EventId(epoch, seq), blob[start:middle].decode(), blob[middle:end]))
-        start = end
+    at = _HEAD_NUMBERS
+    while at < len(numbers):
+        epoch, seq, count = numbers[at : at + 3]
+        at += 3
+        for seq_of_one in range(seq, seq + count):
+            middle = start + numbers[at]
+            end = middle + numbers[at + 1]
+            entries.append(Entry(EventId(epoch, seq_of_one), blob[start:middle].decode(), blob[middle:end]))
+            start = end
+            at += 2
     return Seen(head, tuple(entries), vanishes)
 
 

@@ -90,8 +90,9 @@ end
 
 -- What readers are told: the length of a MessagePack array, that array, and each event's name and data. The array: created
 -- epoch seq, epoch and seq of the earliest event, ended, cleaned, prior epoch and seq, when the stream or its trace
--- vanishes, now; then of each event its epoch, its seq, and the lengths of name and data. -1 stands for none.
-local function describe(head, events_key, entries, texts)
+-- vanishes, now; then `groups` of events that follow each other in one epoch: this epoch, the seq of the first, how many
+-- there are, and of each the lengths of its name and its data. -1 stands for none.
+local function describe(head, events_key, groups, texts)
   local earliest_epoch = -1
   if head.earliest <= head.seq then
     earliest_epoch = head.epoch
@@ -111,7 +112,7 @@ local function describe(head, events_key, entries, texts)
     head.created, head.epoch, head.seq, earliest_epoch, head.earliest, head.ended, cleaned or false,
     head.prior_epoch or -1, head.prior_seq or -1, vanishes, now,
   }
-  for i = 1, #entries do numbers[11 + i] = entries[i] end
+  for i = 1, #groups do numbers[11 + i] = groups[i] end
   local packed = cmsgpack.pack(numbers)
   return struct.pack('>I4', #packed) .. packed .. table.concat(texts)
 end
@@ -125,18 +126,18 @@ end
 
 -- Wakes the readers of a run: by a message on its channel, or for END and cleanup, which are no events, by an entry in
 -- the stream that every XREAD waits for too.
-local function wake(head, events_key, entries, texts, command, channel, ends_key)
-  if command ~= '' then redis.call(command, channel, describe(head, events_key, entries, texts)) end
+local function wake(head, events_key, groups, texts, command, channel, ends_key)
+  if command ~= '' then redis.call(command, channel, describe(head, events_key, groups, texts)) end
   if ends_key then
     redis.call('XADD', ends_key, 'MAXLEN', '~', 1000, '*', 'channel', channel)
     redis.call('PEXPIRE', ends_key, 20000)
   end
 end
 
--- Adds to `entries` and `texts` what `describe` says of an event.
-local function append(entries, texts, epoch, seq, name, data)
-  local n = #entries
-  entries[n + 1], entries[n + 2], entries[n + 3], entries[n + 4] = epoch, seq, #name, #data
+-- Adds an event to the last of `groups`.
+local function append(groups, texts, name, data)
+  local n = #groups
+  groups[n + 1], groups[n + 2] = #name, #data
   n = #texts
   texts[n + 1], texts[n + 2] = name, data
 end

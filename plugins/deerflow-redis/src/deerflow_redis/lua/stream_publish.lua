@@ -29,30 +29,31 @@ end
 head.incarnation = ARGV[1]
 head.expires = now + asked.ttl
 
-local entries, texts, size, total = {}, {}, 0, head.total
+local size, total = 0, head.total
 local first = head.seq + 1
 local last = head.seq + (#ARGV - 4) / 2
+local groups, texts = {head.epoch, first, last - first + 1}, {}
 local excess = last - head.earliest + 1 > asked.max_events
 for seq = first, last do
   local at = 5 + 2 * (seq - first)
   local name, data = ARGV[at], ARGV[at + 1]
   local id = head.epoch .. '-' .. seq
   if excess and seq == last then
-    redis.call('XADD', KEYS[2], 'MAXLEN', '=', asked.max_events, id, 't', total, 'e', name, 'd', data)
+    redis.call('XADD', KEYS[2], 'MAXLEN', '=', asked.max_events, id, name, data, 't', total)
     head.earliest = last - asked.max_events + 1
   else
-    redis.call('XADD', KEYS[2], id, 't', total, 'e', name, 'd', data)
+    redis.call('XADD', KEYS[2], id, name, data, 't', total)
   end
   total = total + #data
   size = size + #name + #data
-  append(entries, texts, head.epoch, seq, name, data)
+  append(groups, texts, name, data)
 end
 head.seq, head.total = last, total
 
 -- `base` is too low until it is looked up, so that what is retained looks larger than it is: then it is looked up.
 while head.earliest < last and total - head.base > asked.max_bytes do
   local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-  head.base = tonumber(oldest[2][2])
+  head.base = tonumber(oldest[2][4])
   if total - head.base > asked.max_bytes then
     redis.call('XTRIM', KEYS[2], 'MAXLEN', '=', redis.call('XLEN', KEYS[2]) - 1)
   end
@@ -61,6 +62,6 @@ end
 
 remember(head, KEYS[3], {asked.producer, asked.number, now, head.epoch, first}, asked.kept, asked.ttl)
 store(head, KEYS[1], KEYS[2])
-if size > asked.room then entries, texts = {}, {} end
-wake(head, KEYS[2], entries, texts, ARGV[3], ARGV[4])
+if size > asked.room then groups, texts = {}, {} end
+wake(head, KEYS[2], groups, texts, ARGV[3], ARGV[4])
 return {head.epoch, first}

@@ -10,7 +10,13 @@ if head.earliest <= head.seq then
   head.earliest = head.seq - redis.call('XLEN', KEYS[2]) + 1
 end
 local after, left, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local entries, texts = {}, {}
+
+local function place_of(event)
+  local epoch, seq = string.match(event[1], '^(%d+)-(%d+)$')
+  return tonumber(epoch), tonumber(seq)
+end
+
+local groups, texts = {}, {}
 if head.earliest <= head.seq and after < head.seq and left > 0 then
   local average = math.max(1, (head.total - head.base) / (head.seq - head.earliest + 1))
   local portion = math.max(1, math.ceil(math.min(left, 2 * room / average)))
@@ -18,19 +24,28 @@ if head.earliest <= head.seq and after < head.seq and left > 0 then
   while left > 0 do
     local found = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', math.min(left, portion))
     if #found == 0 then break end
-    for _, one in ipairs(found) do
-      local epoch, seq = string.match(one[1], '^(%d+)-(%d+)$')
-      if tonumber(seq) <= after then
-        -- A raised epoch sorts behind every place of an earlier one: begin again in it.
-        start = '(' .. epoch .. '-' .. ARGV[1]
-        break
+    local epoch, seq = place_of(found[1])
+    if seq <= after then
+      -- A raised epoch sorts behind every place of an earlier one: begin again in it.
+      start = '(' .. epoch .. '-' .. ARGV[1]
+    else
+      local count = #found
+      if place_of(found[count]) ~= epoch then
+        count = 1
+        while place_of(found[count + 1]) == epoch do count = count + 1 end
       end
-      room = room - #one[2][6]
-      if room < 0 and #entries > 0 then left = 0 break end
-      append(entries, texts, tonumber(epoch), tonumber(seq), one[2][4], one[2][6])
-      left = left - 1
-      start = '(' .. one[1]
+      local group = #groups
+      groups[group + 1], groups[group + 2], groups[group + 3] = epoch, seq, 0
+      for i = 1, count do
+        local name, data = found[i][2][1], found[i][2][2]
+        room = room - #data
+        if room < 0 and #texts > 0 then left = 0 break end
+        append(groups, texts, name, data)
+        groups[group + 3] = i
+      end
+      left = left - groups[group + 3]
+      start = '(' .. found[math.max(1, groups[group + 3])][1]
     end
   end
 end
-return describe(head, KEYS[2], entries, texts)
+return describe(head, KEYS[2], groups, texts)
