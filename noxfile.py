@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ OURS = {canonicalize_name(project["project"]["name"]): folder for folder, projec
 
 #: What share of its programs the kit draws for a plugin's file, where that differs little from another that gets all.
 BUDGETS = {"test_valkey_xread.py": 0.3, "test_redis7_pubsub.py": 0.3, "test_redis7_xread.py": 0.2}
+#: How many of the kit's files run at once.
+RUNS_AT_ONCE = 3
 #: The releases of a driver, besides the one in constraints.txt, that a plugin is held to go with.
 DRIVERS = {"plugins/deerflow-redis": ("redis==5.2.*", "redis==7.4.*")}
 
@@ -131,10 +134,28 @@ def install_everything(session: nox.Session) -> None:
     )
 
 
-def run_kit(session: nox.Session, *files: str, budget: float = 1) -> None:
-    """Run the kit's *files*, each capability on a server of its own."""
-    options = ("--numprocesses=auto", "--dist=loadscope", f"--conformance-budget={budget}")
-    session.run("pytest", *options, *files)
+def run_kits(session: nox.Session, runs: list[tuple[list[str], float]]) -> None:
+    """Run the kit's files, for each run what goes to pytest and its budget; some at once, since they mostly wait.
+
+    Each capability has a server of its own. For the kit a plugin has each capability once, hence the several runs.
+    """
+    options = ("--numprocesses=2", "--dist=loadscope", "--quiet")
+    pytest = shutil.which("pytest", path=session.bin)
+
+    def run(arguments: list[str], budget: float) -> subprocess.CompletedProcess[str]:
+        command = [str(pytest), *options, f"--conformance-budget={budget}", *arguments, *session.posargs]
+        environment = {key: value for key, value in session.env.items() if value is not None}
+        return subprocess.run(command, text=True, capture_output=True, check=False, env={**os.environ, **environment})
+
+    with ThreadPoolExecutor(RUNS_AT_ONCE) as executor:
+        done = list(executor.map(lambda one: run(*one), runs))
+    failed = []
+    for (arguments, budget), result in zip(runs, done, strict=True):
+        session.log(f"pytest {' '.join(arguments)} --conformance-budget={budget}: exit code {result.returncode}")
+        session.log(result.stdout + result.stderr)
+        failed += [arguments[0]] if result.returncode else []
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
 
 
 def has_redis7() -> bool:
@@ -231,13 +252,13 @@ def conformance(session: nox.Session, version: str) -> None:
     session.run("pytest", "--numprocesses=auto", "tests/conformance")
     for folder in PLUGINS:
         install_for_tests(session, folder)
-        for path in sorted(ROOT.glob(f"{folder}/tests/conformance/test_*.py")):
-            if "redis7" in path.name and not has_redis7():
-                tell = session.error if "CI" in os.environ else session.warn
-                tell(f"Redis 7.0 was not run: {path.name} needs a redis-server on the PATH")
-            else:
-                # One file a run: for the kit a plugin has each capability once.
-                run_kit(session, str(path), *session.posargs, budget=BUDGETS.get(path.name, 1))
+        paths = sorted(ROOT.glob(f"{folder}/tests/conformance/test_*.py"))
+        if not has_redis7():
+            absent = [path.name for path in paths if "redis7" in path.name]
+            paths = [path for path in paths if path.name not in absent]
+            tell = session.error if "CI" in os.environ else session.warn
+            tell(f"Redis 7.0 was not run: {', '.join(absent)} need a redis-server on the PATH")
+        run_kits(session, [([str(path)], BUDGETS.get(path.name, 1)) for path in paths])
 
 
 @nox.session(requires=["build"], reuse_venv=False, python=PYTHONS[FIRST])
@@ -261,7 +282,7 @@ def drivers(session: nox.Session, folder: str, driver: str) -> None:
         "pytest", "--numprocesses=auto", f"{folder}/tests", f"--ignore={folder}/tests/conformance", "-m", "drivers"
     )
     kit = f"{folder}/tests/conformance/test_valkey_pubsub.py"
-    run_kit(session, f"{kit}::stream_bridge", f"{kit}::memory", budget=0.1)
+    run_kits(session, [([f"{kit}::stream_bridge", f"{kit}::memory"], 0.1)])
 
 
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
