@@ -111,7 +111,7 @@ class _Wire:
 
     def __init__(self, connection: AbstractConnection, incarnation: bytes, timeout_seconds: float) -> None:
         self.incarnation = incarnation
-        self.broken = False
+        self.broken = self.retired = False
         self.has_room = asyncio.Event()
         self.has_room.set()
         self._loop = asyncio.get_running_loop()
@@ -153,7 +153,18 @@ class _Wire:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on the way."""
-        return not self._batches and not self.broken
+        return not self._batches and self.is_usable
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether more may be sent."""
+        return not self.broken and not self.retired
+
+    def retire(self) -> None:
+        """Send nothing more, and end once the replies that are on the way have come: to refused writes they say so."""
+        self.retired = True
+        if not self._batches:
+            self.cut(None)
 
     def cut(self, cause: BaseException | None) -> None:
         """Give the connection up; of what is on the way nobody knows what became of it."""
@@ -171,11 +182,15 @@ class _Wire:
     async def close(self) -> None:
         """Disconnect."""
         self.cut(None)
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Return when it has ended, which `retire` and `cut` bring about."""
         await asyncio.wait([self._reader])
 
     async def _read(self) -> None:
         try:
-            while True:
+            while not self.broken:
                 reply = await _reply(self._connection)
                 if not self._takers:
                     raise RedisConnectionError("the server replied to nothing")
@@ -186,6 +201,8 @@ class _Wire:
                 if not batch.missing:
                     self._batches.popleft()
                     self.has_room.set()
+                    if self.retired:
+                        self.retire()
         except (RedisError, OSError) as error:
             self.cut(error)
         finally:
@@ -202,8 +219,8 @@ class _Wire:
     def _identified(self, reply: Any) -> None:
         try:
             self.incarnation = incarnation_in(reply)
-        except RedisError as error:
-            self.cut(error)
+        except RedisError:
+            self.retire()
 
     def _wait_too(self, packed: list[bytes], before: int, sendings: Sequence[_Sending], wait_replicas: int) -> None:
         """Have the replies to writes handed out only when enough replicas have them."""
@@ -283,7 +300,7 @@ class Pipe:
     def distrust(self) -> None:
         """Connect anew: the other end is a primary no more."""
         if self._wire is not None:
-            self._wire.cut(None)
+            self._wire.retire()
 
     async def close(self) -> None:
         """Disconnect; what waits gets `NotSent` or `Lost`."""
@@ -312,7 +329,7 @@ class Pipe:
                     continue
                 pause, self.trouble = FIRST_PAUSE_SECONDS, None
                 await wire.has_room.wait()
-                if not wire.broken and (batch := self._next_batch()):
+                if wire.is_usable and (batch := self._next_batch()):
                     await wire.send(batch, self._wait_replicas)
 
     def _has_work(self) -> bool:
@@ -331,8 +348,8 @@ class Pipe:
         return batch
 
     async def _connected(self) -> _Wire:
-        if self._wire is not None and self._wire.broken:
-            await self._wire.close()
+        if self._wire is not None and not self._wire.is_usable:
+            await self._wire.ended()
             self._wire = None
         if self._wire is None:
             async with asyncio.timeout(self._timeout_seconds):
