@@ -26,7 +26,6 @@ def test_a_long_silence(valkey: Server) -> None:
 
     One subscriber of each tail gets 240 heartbeats, an hour's at the usual interval, and another two in a minute.
     """
-
     namespace = f"n{uuid.uuid4().hex}"
 
     async def main() -> None:
