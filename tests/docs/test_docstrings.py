@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-PACKAGES = ("deerflow_backends", "deerflow_conformance")
+PACKAGES = ("deerflow_backends", "deerflow_conformance", "deerflow_redis")
 HOOKS = {
     "deerflow_settings",
     "deerflow_connect",

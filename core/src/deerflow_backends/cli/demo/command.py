@@ -74,6 +74,9 @@ def _say_what_is_kept(setup: Setup, outcome: Outcome) -> None:
     if setup.temporary:
         command = f"DEERFLOW_BACKENDS_CONFIG={outcome.kept / 'deerflow-backends.yaml'} {command}"
     else:  # values may be secrets
-        given = {**dict.fromkeys(setup.settings, "..."), **({"namespace": setup.namespace} if setup.namespace else {})}
-        command += "".join([f" --backend {setup.backend}", *(f" --set {name}={value}" for name, value in given.items())])
+        settings = dict.fromkeys(setup.settings, "...")
+        if setup.namespace is not None:
+            settings["namespace"] = setup.namespace
+        options = [f"--backend {setup.backend}", *(f"--set {name}={value}" for name, value in settings.items())]
+        command = " ".join([command, *options])
     console().print(Text(f"\nKept in {outcome.kept}; read the run again with\n  {command}"), soft_wrap=True)
