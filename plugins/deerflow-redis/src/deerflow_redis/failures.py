@@ -65,6 +65,9 @@ _CLASSES: Final[dict[type[RedisError], str]] = {
     TryAgainError: "TRYAGAIN",
 }
 
+#: Of what a user may not do: alone, in a script of Redis 7.2 and Valkey, and in one of Redis 7.0.
+_FORBIDDEN: Final = ("NOPERM", "ACL failure", "The user executing the script can't")
+
 _REFUSED: Final = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
 _CUT: Final = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 
@@ -84,7 +87,7 @@ def is_refused(error: BaseException) -> bool:
 
 def is_forbidden(error: BaseException) -> bool:
     """Whether the server does not let the user do something."""
-    return isinstance(error, NoPermissionError) or "NOPERM" in str(error) or "ACL failure" in str(error)
+    return isinstance(error, NoPermissionError) or any(words in str(error) for words in _FORBIDDEN)
 
 
 def is_cut(error: BaseException) -> bool:
