@@ -152,6 +152,24 @@ def test_what_another_incarnation_may_have_lost() -> None:
         assert take(place, place.step(Read(head, stored[place.read_after() :]))) == expected
 
 
+def test_what_another_incarnation_may_have_lost_of_a_live_tail() -> None:
+    """Who began at the live tail gets what follows that place, or a gap where others may have come before it (S6)."""
+    kept, lost = (*entries(1, 3), *entries(4, 5, epoch=9)), (*entries(1, 2), *entries(3, 5, epoch=9))
+    for stored, expected in ((kept, ["9-4", "9-5"]), (lost, gap("-1", "7-1", "9-5"))):
+        place = Place("-1")
+        assert take(place, look(place, live(1, 3))) == []
+        head = Head(7, EventId(9, 5), EventId(7, 1))
+        assert take(place, place.step(Read(head, stored[place.read_after() :]))) == []
+        assert take(place, place.step(Read(head, stored[place.read_after() :]))) == expected
+    back = Place("-1")
+    assert take(back, look(back, live(1, 3))) == []
+    assert take(back, look(back, live(1, 2))) == []
+    head = Head(7, EventId(9, 4), EventId(7, 1))
+    for _ in range(2):
+        got = take(back, back.step(Read(head, (*entries(1, 2), *entries(3, 4, epoch=9))[back.read_after() :])))
+    assert got == ["9-3", "9-4"]
+
+
 def test_a_tail_that_fell_back() -> None:
     """Who was given events that are no more gets a gap, also while nothing has come in their place (S6)."""
     for cursor in (None, "7-2"):

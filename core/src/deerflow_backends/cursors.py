@@ -108,12 +108,13 @@ class Place:
     the stream's newest when it was last certain that what the subscriber was given is still there.
     """
 
-    __slots__ = ("_cursor", "_delivered", "_requested", "created", "epoch", "fresh", "in_doubt", "seq")
+    __slots__ = ("_cursor", "_delivered", "_requested", "_tail", "created", "epoch", "fresh", "in_doubt", "seq")
 
     def __init__(self, last_event_id: str | None) -> None:
         self._requested = last_event_id
         self._cursor = parse_cursor(last_event_id)
         self._delivered: EventId | None = None
+        self._tail: EventId | None = None  # the event at the live tail, when it began there
         self.fresh = True  # until a read was judged
         self.created: int | None = None
         self.epoch = 0
@@ -167,7 +168,7 @@ class Place:
             return (), END
         self.created, self.epoch = head.created, head.latest.epoch
         if cursor is MALFORMED and fresh and not head.ended:
-            self.seq = head.latest.seq
+            self.seq, self._tail = head.latest.seq, head.latest
             return _NOTHING
         self.seq = (head.earliest.seq if head.earliest else head.latest.seq + 1) - 1
         return self._follow(head, read.entries)
@@ -196,7 +197,9 @@ class Place:
             return ((), self._gap(head)) if asked else _NOTHING
         self.epoch, self.in_doubt = head.latest.epoch, False
         if head.latest.seq < self.seq and self._last is not None:
-            return (), self._gap(head)  # what it was given is lost, and nothing has come in its place yet
+            if self._last != self._tail:
+                return (), self._gap(head)  # what it was given is lost, and nothing has come in its place yet
+            self.seq, self._tail = head.latest.seq, head.latest  # it was given nothing: the tail is here now
         entries = tuple(entry for entry in entries if entry.id.seq > self.seq)
         if entries and entries[0].id.seq != self.seq + 1:
             if self._cursor is not None or self._delivered is not None:
@@ -208,8 +211,9 @@ class Place:
 
     @property
     def _last(self) -> EventId | None:
-        """The event it stands after, if it was given or named one."""
-        return self._cursor if self._delivered is None and isinstance(self._cursor, EventId) else self._delivered
+        """The event it stands after, if it was given or named one, or began at the tail."""
+        named = self._cursor if isinstance(self._cursor, EventId) else self._tail
+        return named if self._delivered is None else self._delivered
 
     def _is_certain(self, entries: tuple[Entry, ...]) -> bool:
         """Whether the event it stands after outlived the incarnation of the server that gave it its id.
@@ -227,7 +231,7 @@ class Place:
                 return (), END
             return (), self._gap(head)
         # Nothing was delivered: it stands again where it asked to stand.
-        self.created, self.seq, self.in_doubt = None, 0, False
+        self.created, self.seq, self.in_doubt, self._tail = None, 0, False, None
         return self._begin(Read(head)) if head is None or head.cleaned else _NOTHING
 
     def _gap(self, head: Head) -> StreamGap:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deerflow_backends import BackendUnavailable, ConfigError, StreamEvent, StreamGap
+from deerflow_backends import HEARTBEAT_SENTINEL, BackendUnavailable, ConfigError, StreamEvent, StreamGap
 from deerflow_redis.settings import Tail
 from redis_histories import Reader, Writer, history_of, judge, opened, until
 from redis_servers import HOST, Sentinels, Server
@@ -93,6 +93,8 @@ def test_what_a_failover_loses_is_a_gap_and_no_id_comes_again(valkey_sentinels: 
             for name in runs:
                 await readers[name].has(5)
             assert [await _next_id(slow) for _ in range(5)] == [*kept["more"], *lost["more"]]
+            tail = bridge.subscribe("more", last_event_id="-1", heartbeat_interval=0.2)
+            assert await anext(tail) is HEARTBEAT_SENTINEL
             sentinels.primary.kill()
             sentinels.replica.resume()
             await asyncio.to_thread(sentinels.wait_until_promoted)
@@ -107,6 +109,8 @@ def test_what_a_failover_loses_is_a_gap_and_no_id_comes_again(valkey_sentinels: 
             late = await anext(slow)
             assert isinstance(late, StreamGap)
             assert late.requested_event_id == lost["more"][-1]
+            at_tail = await _next(tail)
+            assert isinstance(at_tail, StreamGap) or at_tail.id == instead["more"][0]
             for name, reader in readers.items():
                 await reader.ends()
                 gaps = [gap.requested_event_id for gap in reader.gaps]
@@ -300,7 +304,7 @@ def test_a_replica_is_no_server_of_its_own(guarded: Sentinels) -> None:
 async def _next(iterator: Any) -> Any:
     while True:
         item = await anext(iterator)
-        if isinstance(item, StreamEvent | StreamGap) and getattr(item, "id", "") is not None:
+        if item is not HEARTBEAT_SENTINEL:
             return item
 
 
