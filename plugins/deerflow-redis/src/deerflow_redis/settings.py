@@ -18,7 +18,8 @@ class Settings(ConnectionSettings):
 
     Attributes:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database where needed. With
-            ``sentinel`` its host is a sentinel and the rest is for the data servers; with ``cluster`` it is any node.
+            ``sentinel`` its host is a sentinel and the rest is for the data servers, but TLS for both; with ``cluster``
+            it is any node.
             After a ``?`` only ``ssl_*`` settings of redis-py.
         topology: What stands there.
         nodes: Further sentinels, or nodes of the cluster, as ``host:port``, for when the first is down.

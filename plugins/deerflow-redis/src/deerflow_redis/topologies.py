@@ -16,11 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.connection import parse_url as parse_redis_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
+
+from deerflow_redis.failures import Misconfigured, is_refused
 
 _SLOTS: Final = 16_384
 _DEFAULT_PORT: Final = 6_379
@@ -171,17 +172,39 @@ class Sentinels(Standalone):
         self._sentinels, self._service, self._login = list(sentinels), service, login
 
     async def connect(self, address: Address | None) -> AbstractConnection:
-        """Ask the sentinels, in random order, and connect to the primary that the first to answer names."""
+        """Ask the sentinels, in random order, and connect to the primary that the first to know it names."""
         random.shuffle(self._sentinels)
-        login = {**self._login, "retry": Retry(NoBackoff(), 0)}
-        sentinel = Sentinel(self._sentinels, sentinel_kwargs=login)  # type: ignore[no-untyped-call]  # the driver's
-        try:
-            found = await sentinel.discover_master(self._service)
-        finally:
-            for one in sentinel.sentinels:
-                with contextlib.suppress(RedisError, OSError):
-                    await one.aclose()
-        return await _connect(self._settings, Address(*found))
+        trouble: list[Exception] = []
+        for sentinel in self._sentinels:
+            try:
+                found = await self._ask(sentinel)
+            except (RedisError, OSError, TimeoutError) as error:
+                trouble.append(error)
+            else:
+                return await _connect(self._settings, found)
+        # One that cannot be reached may be the one to know better.
+        raise next((error for error in trouble if not isinstance(error, Misconfigured)), trouble[0])
+
+    async def _ask(self, sentinel: Address) -> Address:
+        # One that is stalled must not use up the time for the others.
+        async with asyncio.timeout(self._settings["socket_connect_timeout"] / (1 + len(self._sentinels))):
+            try:
+                connection = await _connect({**self._settings, "db": 0, **self._login}, sentinel)
+                try:
+                    await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+                    found = await connection.read_response()
+                finally:
+                    await disconnect(connection)
+            except RedisError as error:
+                if not is_refused(error):
+                    raise
+                raise Misconfigured(
+                    f"the sentinel at {sentinel} refused sentinel_username or sentinel_password ({error}); correct them"
+                ) from error
+        if found is None:
+            raise Misconfigured(f"the sentinel at {sentinel} knows no sentinel_service {self._service!r}; correct it")
+        host, port = found
+        return Address(host.decode(), int(port))
 
 
 class Cluster:
@@ -288,12 +311,7 @@ def servers_of(
     if topology == "cluster":
         return Cluster(settings, seeds)
     if topology == "sentinel":
-        login = {
-            "username": sentinel_username,
-            "password": sentinel_password,
-            "socket_timeout": timeout_seconds,
-            "socket_connect_timeout": timeout_seconds,
-        }
+        login = {"username": sentinel_username, "password": sentinel_password}
         return Sentinels(settings, seeds, sentinel_service, login)
     return Standalone(settings)
 
