@@ -265,14 +265,15 @@ class Pipe:
     """The way to one server: a connection, made when there is something to send, and again after it was lost.
 
     Attributes:
-        trouble: Why there is none now.
+        address: Of the server; None where the topology finds it for each connection.
+        trouble: Why there is no connection now.
     """
 
     def __init__(
         self, servers: Servers, address: Address | None, *, timeout_seconds: float, wait_replicas: int
     ) -> None:
         self.trouble: BaseException | None = None
-        self._address = address
+        self.address = address
         self._servers, self._timeout_seconds, self._wait_replicas = servers, timeout_seconds, wait_replicas
         self._queue: deque[_Sending] = deque()
         self._news = asyncio.Event()
@@ -322,7 +323,7 @@ class Pipe:
                     self.trouble = error
                     if is_refused(error) or is_forbidden(error):
                         self._give_up(error)
-                    elif self._address is not None:  # somebody else may have its keys by now
+                    elif self.address is not None:  # somebody else may have its keys by now
                         self._give_up(NotSent())
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -353,7 +354,7 @@ class Pipe:
             self._wire = None
         if self._wire is None:
             async with asyncio.timeout(self._timeout_seconds):
-                connection = await self._servers.connect(self._address)
+                connection = await self._servers.connect(self.address)
                 try:
                     incarnation = await identify(connection)
                 except BaseException:

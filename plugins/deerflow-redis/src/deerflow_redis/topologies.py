@@ -72,6 +72,16 @@ def parse_node(node: object) -> Address:
     return Address(host.strip("[]"), int(port))
 
 
+def redirected(said: str, asked: Address | None) -> Address:
+    """Read where a cluster's node sends us: ``MOVED 1234 host:port``, ``ASK ...``, or without that word.
+
+    Args:
+        asked: That node; one that knows no name for the other leaves the host out, and means its own.
+    """
+    host, _, port = said.rsplit(" ", maxsplit=1)[-1].rpartition(":")
+    return Address(host.strip("[]") or (asked.host if asked else ""), int(port))
+
+
 class Servers(Protocol):
     """One topology."""
 
@@ -81,11 +91,11 @@ class Servers(Protocol):
     async def primaries(self) -> list[Address | None]:
         """Tell all servers that have keys."""
 
-    async def refresh(self, moved: str | None = None) -> Address | None:
+    async def refresh(self) -> None:
         """Look anew at where the servers are.
 
-        Args:
-            moved: What a server said (``MOVED 1234 host:port``, or without that word), whose address is returned.
+        Raises:
+            RedisError, OSError: Nobody tells.
         """
 
     async def close(self) -> None:
@@ -150,9 +160,8 @@ class Standalone:
         """There is but one."""
         return [None]
 
-    async def refresh(self, moved: str | None = None) -> Address | None:
+    async def refresh(self) -> None:
         """It is where it was."""
-        return None
 
     async def close(self) -> None:
         """Nothing is under way."""
@@ -231,19 +240,14 @@ class Cluster:
             await self.refresh()
         return [*self._nodes]
 
-    async def refresh(self, moved: str | None = None) -> Address | None:
+    async def refresh(self) -> None:
         """Ask a node which has which slots; callers that come meanwhile share the answer."""
-        if moved is not None:
-            slot, where = moved.split(" ")[-2:]
-            self._slots[int(slot)] = parse_node(where)
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask_somebody())
             self._asking.add_done_callback(self._asked)
         asking = self._asking
         await asyncio.wait([asking])
-        if moved is None:
-            asking.result()
-        return None if moved is None else parse_node(where)
+        asking.result()
 
     def _asked(self, asking: asyncio.Task[None]) -> None:
         self._asking = None

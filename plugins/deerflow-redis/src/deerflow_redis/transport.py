@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from deerflow_backends.errors import Closed
 from deerflow_redis.failures import Lost, NotSent, code_of, is_cut, is_passing, translated, unavailable
 from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Command, Pipe
-from deerflow_redis.topologies import Address, Servers, parse_node
+from deerflow_redis.topologies import Address, Servers, redirected
 
 
 class Lane:
@@ -100,14 +100,13 @@ class Lane:
             )
         return pipe
 
-    async def refresh(self, moved: str | None = None) -> Address | None:
+    async def refresh(self) -> None:
         """Look anew at where the servers are, and close the connections to those that are gone."""
-        address = await self._servers.refresh(moved)
+        await self._servers.refresh()
         if len(self._pipes) > 1:
             known = set(await self._servers.primaries())
             for gone in [address for address in self._pipes if address not in known and address is not None]:
                 await self._pipes.pop(gone).close()
-        return address
 
 
 class _Attempt:
@@ -147,6 +146,10 @@ class _Attempt:
                 await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
+    @property
+    def _asked(self) -> Address | None:
+        return None if self._pipe is None else self._pipe.address
+
     async def _understand(self, error: Exception) -> bool:
         """Prepare for what a server's error asks for, or raise ours; it executed nothing. True to send at once."""
         code, self._asking = code_of(error), False
@@ -157,11 +160,13 @@ class _Attempt:
             return True
         if code == "ASK":
             self._asking = True
-            self._pipe = self._lane.pipe_to(parse_node(str(error).split(" ")[-1]))
+            self._pipe = self._lane.pipe_to(redirected(str(error), self._asked))
             return True
         self._heard = error
         if code == "MOVED":
-            self._pipe = self._lane.pipe_to(await self._lane.refresh(str(error)))
+            there = redirected(str(error), self._asked)
+            await self._look_anew()
+            self._pipe = self._lane.pipe_to(there)
             return False
         if not is_passing(error) and not is_cut(error):
             raise translated(error, self._lane.where) from error
