@@ -156,7 +156,7 @@ class Listener:
         try:
             async with asyncio.timeout(self._tail.connection.timeout_seconds):
                 await self._confirmed(self._probe)
-                await self._try_once()
+            await self._try_once()
         except TimeoutError:
             raise unavailable(self.trouble, self._tail.connection.where, maybe_written=False) from self.trouble
 
