@@ -19,6 +19,7 @@ PLUGIN_FILES = CAPABILITIES | {"__init__.py", "connection.py", "layout.py", "plu
 #: What a plugin's package may hold besides, under these names alone; plugins/README.md says what each is.
 OPTIONAL_FILES = {
     "checking.py",
+    "commands.py",
     "failures.py",
     "memory_records.py",
     "pipes.py",
@@ -30,6 +31,7 @@ OPTIONAL_FILES = {
     "topologies.py",
     "transport.py",
     "wire.py",
+    "wires.py",
     "xread.py",
 }
 #: And folders of files in the server's own language.

@@ -8,8 +8,8 @@ from typing import Final
 from deerflow_backends.clocks import MICROSECONDS, Clock, wall_clock
 from deerflow_backends.errors import ConfigError, PluginError
 from deerflow_backends.hookspecs import Finding
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection, too_old
-from deerflow_redis.pipes import Command
 from deerflow_redis.topologies import Address
 
 #: A clock this much off is worth a warning.

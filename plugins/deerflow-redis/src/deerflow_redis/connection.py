@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from deerflow_backends.errors import ConfigError
-from deerflow_redis.pipes import Command
+from deerflow_redis.commands import Command
 from deerflow_redis.scripts import script
 from deerflow_redis.settings import Settings, Tail, Topology
 from deerflow_redis.topologies import Address, Servers, parse_url, servers_of

@@ -14,9 +14,9 @@ from deerflow_backends.buckets import check_recordings, check_window, to_counts
 from deerflow_backends.clocks import MICROSECONDS
 from deerflow_backends.counters import CounterOptions, Counts, Recorded
 from deerflow_backends.streams import Reach
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.layout import CounterKeys
-from deerflow_redis.pipes import Command
 from deerflow_redis.scripts import script
 
 #: The letters that the fields of `Counts` have in hashes, in that order; a model's name follows.

@@ -22,9 +22,9 @@ from deerflow_backends.cursors import EventId
 from deerflow_backends.errors import BackendsError, BackendUnavailable, Closed, StreamEnded
 from deerflow_backends.events import NewEvent
 from deerflow_backends.streams import StreamOptions
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.layout import StreamKeys
-from deerflow_redis.pipes import Command
 from deerflow_redis.scripts import script
 from deerflow_redis.transport import Lane
 

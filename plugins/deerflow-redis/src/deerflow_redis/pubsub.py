@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 
 from deerflow_backends.errors import BackendsError, BackendUnavailable
 from deerflow_backends.hub import Hub
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.failures import code_of, is_cut, is_passing, translated, unavailable
 from deerflow_redis.layout import StreamKeys
-from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Command
+from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from deerflow_redis.topologies import Address, disconnect, identify
 from deerflow_redis.transport import Lane
 from deerflow_redis.wire import seen_in

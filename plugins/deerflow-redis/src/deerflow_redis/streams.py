@@ -14,9 +14,9 @@ from deerflow_backends.cursors import Head, Read
 from deerflow_backends.events import check_event, check_events
 from deerflow_backends.hub import Hub
 from deerflow_backends.streams import Reach, StreamItem, StreamOptions, StreamStatus
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.layout import StreamKeys
-from deerflow_redis.pipes import Command
 from deerflow_redis.publishing import Publisher
 from deerflow_redis.scripts import script
 from deerflow_redis.tails import Tail, open_tail

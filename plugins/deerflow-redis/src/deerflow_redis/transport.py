@@ -14,8 +14,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from deerflow_backends.errors import Closed
+from deerflow_redis.commands import Command
 from deerflow_redis.failures import Lost, NotSent, code_of, is_cut, is_passing, translated, unavailable
-from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Command, Pipe
+from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Pipe
 from deerflow_redis.topologies import Address, Servers, redirected
 
 

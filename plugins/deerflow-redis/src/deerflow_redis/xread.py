@@ -18,10 +18,11 @@ from redis.exceptions import RedisError
 
 from deerflow_backends.errors import BackendsError
 from deerflow_backends.hub import Hub
+from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.failures import is_cut, is_passing, translated
 from deerflow_redis.layout import StreamKeys
-from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Command
+from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from deerflow_redis.scripts import script
 from deerflow_redis.topologies import disconnect, identify
 from deerflow_redis.transport import Lane

@@ -13,7 +13,8 @@ if before then return 1 end
 if head and head.ended then return 0 end
 check_wake(ARGV[3], ARGV[4])
 if not head then
-  redis.call('DEL', KEYS[2])
+  -- Not where there is nothing: a full server refuses the first write of a script alone, and no removal.
+  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('DEL', KEYS[2]) end
   head = create(math.max(now, asked.lowest), nil)
   head.incarnation = ARGV[1]
 end
