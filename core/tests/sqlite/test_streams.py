@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import subprocess
 import threading
@@ -433,20 +432,17 @@ def test_ended_stays_ended(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_used_after_a_fork(tmp_path: Path) -> None:
+def test_used_after_a_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child of a fork is told to open its own; the parent's goes on."""
 
     async def main() -> None:
         async with opened(tmp_path) as bridge:
             await bridge.publish("r", "e", 1)
-            monkeyed = os.getpid()
-            real = os.getpid
-            try:
-                os.getpid = lambda: monkeyed + 1  # what a child would see: forking here would fork the threads' locks
+            with monkeypatch.context() as forked:
+                # What a child would see: forking here would fork the threads' locks.
+                forked.setattr("deerflow_backends.binding._forks", 1)
                 with pytest.raises(Closed, match="after the fork"):
                     await bridge.publish("r", "e", 2)
-            finally:
-                os.getpid = real
             await bridge.publish("r", "e", 2)
 
     asyncio.run(main())

@@ -177,7 +177,7 @@ def a_gap_is_served_as_a_replay() -> Patched:
             return outcome
         if cursor.epoch != head.created or cursor.seq > head.latest.seq:
             return outcome
-        self.created, self.seq = head.created, head.earliest.seq - 1
+        self.created, self.epoch, self.seq = head.created, head.latest.epoch, head.earliest.seq - 1
         return self._follow(head, read.entries)
 
     return mock.patch.object(Place, "_begin_at", begin_at)
