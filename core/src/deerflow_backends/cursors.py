@@ -170,7 +170,7 @@ class Place:
         if cursor is MALFORMED and fresh and not head.ended:
             self.seq, self._tail = head.latest.seq, head.latest
             return _NOTHING
-        self.seq = (head.earliest.seq if head.earliest else head.latest.seq + 1) - 1
+        self.seq = _next_retained(head) - 1
         return self._follow(head, read.entries)
 
     def _begin_at(self, cursor: EventId, read: Read, fresh: bool) -> Step:
@@ -201,10 +201,12 @@ class Place:
                 return (), self._gap(head)  # what it was given is lost, and nothing has come in its place yet
             self.seq, self._tail = head.latest.seq, head.latest  # it was given nothing: the tail is here now
         entries = tuple(entry for entry in entries if entry.id.seq > self.seq)
-        if entries and entries[0].id.seq != self.seq + 1:
+        # Where nothing is retained, a server has evicted the events and not the head.
+        following = entries[0].id.seq if entries else _next_retained(head)
+        if self.seq < head.latest.seq and following > self.seq + 1:
             if self._cursor is not None or self._delivered is not None:
                 return (), self._gap(head)
-            self.seq = entries[0].id.seq - 1  # nothing delivered, no cursor: it starts at the earliest
+            self.seq = following - 1  # nothing delivered, no cursor: it starts at the earliest
         if not entries and head.ended and self.seq >= head.latest.seq:
             return (), END
         return entries, None
@@ -238,6 +240,11 @@ class Place:
         requested = self._requested if self._delivered is None else str(self._delivered)
         earliest = None if head.earliest is None or head.cleaned else str(head.earliest)
         return StreamGap(requested, earliest, str(head.latest))
+
+
+def _next_retained(head: Head) -> int:
+    """The seq of the first event that can be read, now or in future."""
+    return head.earliest.seq if head.earliest else head.latest.seq + 1
 
 
 def _is_retained(cursor: EventId, head: Head, entries: tuple[Entry, ...]) -> bool:

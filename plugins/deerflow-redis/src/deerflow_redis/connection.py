@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -62,14 +63,22 @@ class Connection:
         """Make a further lane, with connections of its own, which whoever asked closes."""
         return Lane(self.servers, self.where, timeout_seconds=self.timeout_seconds, wait_replicas=self._wait_replicas)
 
-    async def read(self, name: str, keys: tuple[bytes, ...], *arguments: Any) -> Any:
+    def deadline(self) -> float:
+        """When a call that begins now has waited long enough, on the clock of the event loop."""
+        return asyncio.get_running_loop().time() + self.timeout_seconds
+
+    async def read(self, name: str, keys: tuple[bytes, ...], *arguments: Any, until: float | None = None) -> Any:
         """Run the script *name*, which changes nothing, and return its reply; tried again if that is lost.
+
+        Args:
+            until: The `deadline` of a call that reads more than once; None if this is all of it.
 
         Raises:
             BackendUnavailable: No answer in time.
             ConfigError, Corrupt, PluginError: As the server's error says.
         """
-        return await self.calls.send(Command(arguments, script=script(name), keys=keys))
+        left = None if until is None else until - asyncio.get_running_loop().time()
+        return await self.calls.send(Command(arguments, script=script(name), keys=keys), timeout_seconds=left)
 
     async def write(self, name: str, keys: tuple[bytes, ...], *arguments: Any) -> Any:
         """Run the script *name* at most once, and return its reply.

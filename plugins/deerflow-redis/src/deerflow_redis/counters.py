@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,11 +12,10 @@ from deerflow_backends.binding import Binding
 from deerflow_backends.buckets import check_recordings, check_window, to_counts
 from deerflow_backends.clocks import MICROSECONDS
 from deerflow_backends.counters import CounterOptions, Counts, Recorded
+from deerflow_backends.errors import ConfigError
 from deerflow_backends.streams import Reach
-from deerflow_redis.commands import Command
 from deerflow_redis.connection import Connection
 from deerflow_redis.layout import CounterKeys
-from deerflow_redis.scripts import script
 
 #: The letters that the fields of `Counts` have in hashes, in that order; a model's name follows.
 _LETTERS: Final = b"csfpn"
@@ -25,6 +23,12 @@ _PLACES: Final[Mapping[int, int]] = {letter: place for place, letter in enumerat
 
 #: How many sums of a window the server adds up before it sees to others: about 30 ms of work.
 PART_SUMS: Final = 100_000
+
+#: How many buckets it looks at meanwhile.
+PART_BUCKETS: Final = 5_000
+
+#: How many buckets a reset, which looks at each in one step, takes about a second for.
+MOST_BUCKETS: Final = 100_000
 
 #: How often a window is read in parts; if each time its past was changed in between, it is read in one piece.
 PART_TRIES: Final = 3
@@ -104,17 +108,17 @@ class RedisModelCounters:
     async def _window(self, seconds: int, *fields: bytes) -> dict[bytes, list[int]]:
         """Sum the buckets of a window as they are at one moment; all fields if none are given."""
         check_window(seconds, self._options)
-        until = asyncio.get_running_loop().time() + self._connection.timeout_seconds
+        until = self._connection.deadline()
         for _ in range(PART_TRIES):
-            sums = await self._window_in_parts(until, PART_SUMS, seconds, fields)
+            sums = await self._window_in_parts(until, (PART_SUMS, PART_BUCKETS), seconds, fields)
             if sums is not None:
                 return sums
-        return await self._window_in_parts(until, _EVERYTHING, seconds, fields) or {}
+        return await self._window_in_parts(until, (_EVERYTHING, _EVERYTHING), seconds, fields) or {}
 
     async def _window_in_parts(
-        self, until: float, most: int, seconds: int, fields: tuple[bytes, ...]
+        self, until: float, most: tuple[int, int], seconds: int, fields: tuple[bytes, ...]
     ) -> dict[bytes, list[int]] | None:
-        """Sum the buckets of a window, the oldest first, *most* fields at once.
+        """Sum the buckets of a window, the oldest first, at once *most* fields and buckets.
 
         Every recording of this time into another bucket than the current one, which is read last, and every reset show
         in what the server says of changes: unless it says so, the parts are what one read of all would have found.
@@ -128,11 +132,11 @@ class RedisModelCounters:
         following, last = b"", b""
         while True:
             arguments = (
-                self._keys.bucket_prefix, self._options.bucket_seconds, seconds, most, following, last, *fields
+                self._keys.bucket_prefix, self._options.bucket_seconds, seconds, *most, following, last, *fields
             )  # fmt: skip
-            command = Command(arguments, script=script("counter_window"), keys=keys)
-            left = until - asyncio.get_running_loop().time()
-            changed, following, last, *part = await self._connection.calls.send(command, timeout_seconds=left)
+            changed, following, last, *part = await self._connection.read(
+                "counter_window", keys, *arguments, until=until
+            )
             if seen is not None and changed != seen:
                 return None
             seen = changed
@@ -184,9 +188,19 @@ def _counts(sums: Mapping[bytes, Sequence[int]]) -> dict[str, Counts]:
 async def open_counters(
     connection: Connection, options: CounterOptions | None = None
 ) -> AsyncIterator[RedisModelCounters]:
-    """Open the model counters of *connection*."""
+    """Open the model counters of *connection*.
+
+    Raises:
+        ConfigError: The options ask for more buckets than a server can go through at once.
+    """
+    options = options or CounterOptions()
+    if options.keep_buckets > MOST_BUCKETS:
+        raise ConfigError(
+            f"counters.keep_buckets must be at most {MOST_BUCKETS} on Redis, not {options.keep_buckets}; "
+            "for as long a window set wider buckets (counters.bucket_seconds)"
+        )
     binding = Binding("these model counters")
     try:
-        yield RedisModelCounters(connection, binding, options or CounterOptions())
+        yield RedisModelCounters(connection, binding, options)
     finally:
         binding.close()

@@ -41,6 +41,7 @@ class Misconfigured(RedisError):
 
 #: Replies of servers that executed nothing, for a reason that passes: by the word they begin with.
 _PASSING: Final = {
+    "BUSY": "the server is busy with a script of somebody else's",
     "CLUSTERDOWN": "the cluster is down",
     "LOADING": "the server is loading its data",
     "MASTERDOWN": "a replica has lost its primary",
@@ -88,6 +89,11 @@ def is_refused(error: BaseException) -> bool:
 def is_forbidden(error: BaseException) -> bool:
     """Whether the server does not let the user do something."""
     return isinstance(error, NoPermissionError) or any(words in str(error) for words in _FORBIDDEN)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether a server that can be reached will say the same when it is asked again."""
+    return isinstance(error, ResponseError | Misconfigured) and not is_passing(error)
 
 
 def is_cut(error: BaseException) -> bool:

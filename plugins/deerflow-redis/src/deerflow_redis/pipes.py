@@ -7,10 +7,8 @@ import random
 from collections import deque
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
 from deerflow_redis.commands import Command, Sending
-from deerflow_redis.failures import NotSent, is_forbidden, is_refused
+from deerflow_redis.failures import NotSent, is_lasting, is_refused
 from deerflow_redis.topologies import Address, Servers, disconnect, identify
 from deerflow_redis.wires import Wire
 
@@ -43,6 +41,7 @@ class Pipe:
         self._queue: deque[Sending] = deque()
         self._news = asyncio.Event()
         self._wire: Wire | None = None
+        self._closing = False
         self._task = asyncio.create_task(self._run())
 
     async def send(self, command: Command, *, whole: bool = False, asking: bool = False) -> Any:
@@ -54,6 +53,8 @@ class Pipe:
             NotSent, Lost: There is none.
             RedisError: The server's.
         """
+        if self._closing:
+            raise NotSent
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         sending = Sending(command, whole, asking, future)
         if self._wire is not None and self._wire.is_idle and not self._queue and command.size < _SMALL_BYTES:
@@ -68,8 +69,18 @@ class Pipe:
         if self._wire is not None:
             self._wire.retire()
 
+    async def retire(self) -> None:
+        """Send nothing more, and disconnect once the replies that are on the way have come."""
+        self._closing = True
+        self._give_up(NotSent())
+        if self._wire is not None:
+            self._wire.retire()
+            await self._wire.ended()
+        await self.close()
+
     async def close(self) -> None:
         """Disconnect; what waits gets `NotSent` or `Lost`."""
+        self._closing = True
         self._task.cancel()
         await asyncio.wait([self._task])
         if self._wire is not None:
@@ -84,9 +95,9 @@ class Pipe:
             while self._has_work():
                 try:
                     wire = await self._connected()
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:  # of whatever kind: while this task is gone nothing is sent
                     self.trouble = error
-                    if is_refused(error) or is_forbidden(error):
+                    if is_refused(error) or is_lasting(error):
                         self._give_up(error)
                     elif self.address is not None:  # somebody else may have its keys by now
                         self._give_up(NotSent())
@@ -95,6 +106,7 @@ class Pipe:
                     continue
                 pause, self.trouble = FIRST_PAUSE_SECONDS, None
                 await wire.has_room.wait()
+                await wire.identify()
                 if wire.is_usable and (batch := self._next_batch()):
                     await wire.send(batch, self._wait_replicas)
 

@@ -12,7 +12,8 @@ import math
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -51,13 +52,16 @@ class _Write:
         timeout_seconds: How long the caller waits.
         asked: What the script is to know, besides what all are told.
         events: To append; none for another script.
+        future: Holds what the caller is to get, if the write had to wait for others.
+        command: What it is sent in, once it is.
     """
 
     script: str
     timeout_seconds: float
     asked: Mapping[str, int]
     events: Sequence[NewEvent] = ()
-    future: asyncio.Future[Any] | None = field(default=None)
+    future: asyncio.Future[Any] | None = None
+    command: Command | None = None
 
     @property
     def size(self) -> int:
@@ -87,6 +91,8 @@ class Publisher:
             connection.tail
         ]
         self._waiting: dict[str, deque[_Write]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._epochs: OrderedDict[str, int] = OrderedDict()
 
@@ -112,8 +118,9 @@ class Publisher:
 
     async def close(self, drain_seconds: float) -> None:
         """Let what was accepted be written, if that takes no longer than *drain_seconds*."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=drain_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await self._idle.wait()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -124,6 +131,7 @@ class Publisher:
         if waiting is None:
             # Nothing is on the way to this run: no task is needed, and a cancellation ends this write alone.
             waiting = self._waiting[run_id] = deque()
+            self._idle.clear()
             try:
                 return (await self._send(run_id, [write]))[0]
             finally:
@@ -134,35 +142,47 @@ class Publisher:
             async with asyncio.timeout(write.timeout_seconds):
                 return await write.future
         except TimeoutError:
-            if write in waiting:
-                raise BackendUnavailable(f"{self._where}: no answer in time to an earlier write of this run") from None
-            raise BackendUnavailable(
-                f"{self._where}: no answer in time; the write may have happened", maybe_written=True
-            ) from None
+            raise self._given_up(write, "no answer in time") from None
+
+    def _given_up(self, write: _Write, why: str) -> BackendUnavailable:
+        """Say what may have become of a write that waited for others."""
+        if write.command is None or not write.command.sent:
+            return BackendUnavailable(f"{self._where}: {why}; this write was not sent")
+        return BackendUnavailable(f"{self._where}: {why}; the write may have happened", maybe_written=True)
 
     def _go_on(self, run_id: str, waiting: deque[_Write]) -> None:
         if not waiting:
-            del self._waiting[run_id]
+            self._forget(run_id)
             return
-        task = asyncio.create_task(self._send_waiting(run_id, waiting))
+        task = asyncio.create_task(self._send_waiting(waiting, run_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._end_waiting(run_id, waiting))
 
-    async def _send_waiting(self, run_id: str, waiting: deque[_Write]) -> None:
-        together: list[_Write] = []
-        try:
-            while together := _next_together(waiting):
-                try:
-                    results: Sequence[Any] = await self._send(run_id, together)
-                except BackendsError as error:
-                    results = [copy.copy(error) for _ in together]
-                _resolve(together, results)
-        except asyncio.CancelledError:
-            for write in (*together, *waiting):
-                _resolve([write], [Closed("the bridge was closed before this was written")])
-            raise
-        finally:
-            del self._waiting[run_id]
+    def _forget(self, run_id: str) -> None:
+        del self._waiting[run_id]
+        if not self._waiting:
+            self._idle.set()
+
+    def _end_waiting(self, run_id: str, waiting: deque[_Write]) -> None:
+        """See to it that nobody waits for a task that was cancelled, before it began even."""
+        if self._waiting.get(run_id) is not waiting:
+            return
+        self._forget(run_id)
+        for write in waiting:
+            _resolve([write], [Closed("the bridge was closed before this was written")])
+
+    async def _send_waiting(self, waiting: deque[_Write], run_id: str) -> None:
+        while together := _next_together(waiting):
+            try:
+                results: Sequence[Any] = await self._send(run_id, together)
+            except BackendsError as error:
+                results = [copy.copy(error) for _ in together]
+            except asyncio.CancelledError:
+                _resolve(together, [self._given_up(write, "the bridge was closed") for write in together])
+                raise
+            _resolve(together, results)
+        self._forget(run_id)
 
     async def _send(self, run_id: str, together: Sequence[_Write]) -> list[Any]:
         """Do what goes in one call of a script, and return what each write has for its caller."""
@@ -183,6 +203,8 @@ class Publisher:
             repeatable=True,
             stamped=True,
         )
+        for write in together:
+            write.command = command
         seconds = max(write.timeout_seconds for write in together)
         reply = await self._lane.send(command, timeout_seconds=seconds)
         if reply == b"ENDED":

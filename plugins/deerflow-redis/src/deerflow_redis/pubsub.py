@@ -20,12 +20,12 @@ from redis.exceptions import RedisError
 
 from deerflow_backends.errors import BackendsError, BackendUnavailable
 from deerflow_backends.hub import Hub
-from deerflow_redis.commands import Command
+from deerflow_redis.commands import Command, pack
 from deerflow_redis.connection import Connection
 from deerflow_redis.failures import code_of, is_cut, is_passing, translated, unavailable
 from deerflow_redis.layout import StreamKeys
 from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
-from deerflow_redis.topologies import Address, disconnect, identify
+from deerflow_redis.topologies import Address, disconnect, identify, write
 from deerflow_redis.transport import Lane
 from deerflow_redis.wire import seen_in
 
@@ -166,8 +166,13 @@ class Listener:
             raise self._failure
         if channel not in self._heard:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.setdefault(channel, []).append(waiter)
-            await waiter
+            waiters = self._waiters.setdefault(channel, [])
+            waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter.cancelled():
+                    waiters.remove(waiter)
 
     async def _try_once(self) -> None:
         """Publish a message to ourselves the way that events go, and return once it has arrived.
@@ -272,7 +277,7 @@ class Listener:
                 if self._sharded or not commands or commands[-1][0] != word or len(commands[-1]) > _CHANNELS:
                     commands.append([word])
                 commands[-1].append(channel)
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            await write(connection, b"".join(pack(tuple(words)) for words in commands))
 
     async def _keep_trying(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from deerflow_backends.arguments import check_identifier, check_seconds
 from deerflow_backends.binding import Binding
 from deerflow_backends.clocks import to_datetime
 from deerflow_backends.codec import JSON
-from deerflow_backends.cursors import Head, Read
+from deerflow_backends.cursors import EventId, Head, Read
 from deerflow_backends.events import check_event, check_events
 from deerflow_backends.hub import Hub
 from deerflow_backends.streams import Reach, StreamItem, StreamOptions, StreamStatus
@@ -122,8 +122,10 @@ class RedisStreamBridge:
         return [None if text is None else _as_known(head_in(text)) for text in texts]
 
 
-def _as_known(head: StoredHead) -> Head:
-    """Give a head to the hub; with a cleanup, due or not, as cleaned: the server will tell."""
+def _as_known(head: StoredHead | None) -> Head:
+    """Give a head to the hub; with a cleanup, due or not, as cleaned: the server will tell, and so if it is damaged."""
+    if head is None:
+        return Head(created=-1, latest=EventId(-1, 0))
     return Head(created=head.created, latest=head.latest, ended=head.ended, cleaned=head.cleanup is not None)
 
 

@@ -140,8 +140,25 @@ async def _connect(settings: Mapping[str, Any], address: Address | None = None) 
     return connection
 
 
+async def write(connection: AbstractConnection, packed: bytes) -> None:
+    """Send what was packed.
+
+    Raises:
+        RedisError, OSError: The connection is of no use any more.
+    """
+    try:
+        await connection.send_packed_command(packed, check_health=False)
+    except (RedisError, OSError):
+        raise
+    except Exception as error:  # of asyncio, whose transport is gone: an AttributeError, from Python 3.12 on
+        raise RedisConnectionError(f"the connection was lost ({type(error).__name__})") from error
+
+
 async def disconnect(connection: AbstractConnection) -> None:
-    """Close a connection, whatever state it is in."""
+    """Close a connection, whatever state it is in; what has not gone out yet does not."""
+    writer = getattr(connection, "_writer", None)
+    if writer is not None:
+        writer.transport.abort()  # closing would wait for a silent peer to take what was written
     with contextlib.suppress(RedisError, OSError):
         await connection.disconnect(nowait=True)
 

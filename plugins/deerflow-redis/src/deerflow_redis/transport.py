@@ -31,10 +31,11 @@ class Lane:
         self._servers, self.where = servers, where
         self._timeout_seconds, self._wait_replicas = timeout_seconds, wait_replicas
         self._pipes: dict[Address | None, Pipe] = {}
+        self._retiring: dict[asyncio.Task[None], Pipe] = {}
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closed = False
+        self.closed = False
 
     async def send(self, command: Command, *, timeout_seconds: float | None = None, at: Address | None = None) -> Any:
         """Send a command, again and again where that does no harm, and return its reply.
@@ -76,15 +77,17 @@ class Lane:
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 await self._idle.wait()
-        self._closed = True
+        self.closed = True
         pipes = list(self._pipes.values())
         self._pipes.clear()
-        for pipe in pipes:
+        for pipe in (*pipes, *self._retiring.values()):
             await pipe.close()
+        if self._retiring:
+            await asyncio.wait(self._retiring)
 
     def check(self) -> None:
         """Raise `Closed` if the lane was closed."""
-        if self._closed:
+        if self.closed:
             raise Closed(f"the connection to {self.where} is closed")
 
     async def pipe_of(self, key: bytes | None) -> Pipe:
@@ -102,12 +105,15 @@ class Lane:
         return pipe
 
     async def refresh(self) -> None:
-        """Look anew at where the servers are, and close the connections to those that are gone."""
+        """Look anew at where the servers are, and part with those that have no keys any more."""
         await self._servers.refresh()
         if len(self._pipes) > 1:
             known = set(await self._servers.primaries())
             for gone in [address for address in self._pipes if address not in known and address is not None]:
-                await self._pipes.pop(gone).close()
+                pipe = self._pipes.pop(gone)
+                task = asyncio.create_task(pipe.retire())
+                self._retiring[task] = pipe
+                task.add_done_callback(self._retiring.pop)
 
 
 class _Attempt:
@@ -117,6 +123,7 @@ class _Attempt:
         self._lane, self._command, self._at = lane, command, at
         self._heard: BaseException | None = None
         self._pipe: Pipe | None = None
+        self._moved_to: Address | None = None
         self._whole = self._asking = self._was_lost = False
         self._pause = FIRST_PAUSE_SECONDS
 
@@ -127,19 +134,19 @@ class _Attempt:
 
     async def until_answered(self) -> Any:
         """Send the command until its reply comes, resting in between."""
+        command = self._command
         while True:
             try:
                 if self._pipe is None:
-                    self._pipe = (
-                        self._lane.pipe_to(self._at) if self._at else await self._lane.pipe_of(self._command.key)
-                    )
+                    at, self._moved_to = self._moved_to or self._at, None
+                    self._pipe = self._lane.pipe_to(at) if at else await self._lane.pipe_of(command.key)
                 return await self._pipe.send(self._command, whole=self._whole, asking=self._asking)
             except (NotSent, Lost) as error:
-                self._lane.check()
                 self._heard = error.__cause__
                 self._was_lost = self._was_lost or isinstance(error, Lost)
-                if self._was_lost and not self._command.repeatable:
+                if self._was_lost and self._command.write and (self._lane.closed or not self._command.repeatable):
                     raise unavailable(self._heard, self._lane.where, maybe_written=True) from self._heard
+                self._lane.check()
                 again_at_once = await self._look_anew()
             except (RedisError, OSError, TimeoutError) as error:
                 again_at_once = await self._understand(error)
@@ -167,9 +174,11 @@ class _Attempt:
         if code == "MOVED":
             there = redirected(str(error), self._asked)
             await self._look_anew()
-            self._pipe = self._lane.pipe_to(there)
+            self._moved_to = there
             return False
         if not is_passing(error) and not is_cut(error):
+            if self._was_lost and self._command.write:  # what is refused now may have been done before
+                raise unavailable(error, self._lane.where, maybe_written=True) from error
             raise translated(error, self._lane.where) from error
         if code == "READONLY" and self._pipe is not None:
             self._pipe.distrust()

@@ -67,6 +67,9 @@ class StoredHead(msgspec.Struct):
 _decoder: Final = msgspec.msgpack.Decoder(StoredHead)
 
 
-def head_in(packed: bytes) -> StoredHead:
-    """Read a head as it is stored."""
-    return _decoder.decode(packed)
+def head_in(packed: bytes) -> StoredHead | None:
+    """Read a head as it is stored; None if it cannot be read, which a read of the run will say."""
+    try:
+        return _decoder.decode(packed)
+    except msgspec.DecodeError:
+        return None

@@ -13,15 +13,19 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from deerflow_redis.commands import Sending, pack
+from deerflow_redis.commands import Command, Sending, pack
 from deerflow_redis.failures import Lost, is_passing, is_refused
-from deerflow_redis.topologies import IDENTIFY, disconnect, incarnation_in
+from deerflow_redis.topologies import IDENTIFY, disconnect, incarnation_in, write
 
 #: While the server is at one batch, others are prepared and sent.
 _BATCHES_ON_THE_WAY: Final = 4
 
-#: The incarnation is read again after so long, lest two connections go on seeing different ones.
-_INCARNATION_SECONDS: Final = 5.0
+#: Nothing is sent to a server that did not say for so long who it is: in between it may have been a replica, and lost
+#: what it had acknowledged.
+_IDENTITY_SECONDS: Final = 1.0
+
+#: Large batches get time in proportion, on top of the timeout: no link is thought to be slower.
+_SLOWEST_BYTES_PER_SECOND: Final = 1024 * 1024
 
 
 class Wire:
@@ -47,10 +51,6 @@ class Wire:
             self._heard_at = now
         packed: list[bytes] = []
         before = len(self._takers)
-        if now - self._identified_at > _INCARNATION_SECONDS:
-            self._identified_at = now
-            packed.append(pack(IDENTIFY))
-            self._takers.append(self._identified)
         for sending in sendings:
             if sending.asking:
                 packed.append(pack((b"ASKING",)))
@@ -63,15 +63,35 @@ class Wire:
         self._batches.append(_Batch(sendings, len(self._takers) - before))
         if len(self._batches) >= _BATCHES_ON_THE_WAY:
             self.has_room.clear()
+        whole = b"".join(packed)
+        self._heard_at += len(whole) / _SLOWEST_BYTES_PER_SECOND
         try:
-            await self._connection.send_packed_command(b"".join(packed), check_health=False)
+            await write(self._connection, whole)
         except (RedisError, OSError) as error:
             self.cut(error)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is on the way."""
-        return not self._batches and self.is_usable
+        """Whether nothing is on the way, and it is known who the other end is."""
+        return not self._batches and self.is_usable and not self._is_forgotten
+
+    @property
+    def _is_forgotten(self) -> bool:
+        return self._loop.time() - self._identified_at > _IDENTITY_SECONDS
+
+    async def identify(self) -> None:
+        """Ask the other end who it is, if it did not say so lately; a replica is sent nothing more."""
+        if not self._is_forgotten or not self.is_usable:
+            return
+        asked = Sending(Command(IDENTIFY), whole=False, asking=False, future=self._loop.create_future())
+        await self.send((asked,), 0)
+        try:
+            self.incarnation = incarnation_in(await asked.future)
+        except Lost:
+            return  # and broken
+        except RedisError:
+            self.retire()
+        self._identified_at = self._loop.time()
 
     @property
     def is_usable(self) -> bool:
@@ -133,12 +153,6 @@ class Wire:
             self.cut(RedisTimeoutError("no reply in time"))
         else:
             self._watchdog = self._loop.call_later(left, self._watch)
-
-    def _identified(self, reply: Any) -> None:
-        try:
-            self.incarnation = incarnation_in(reply)
-        except RedisError:
-            self.retire()
 
     def _wait_too(self, packed: list[bytes], before: int, sendings: Sequence[Sending], wait_replicas: int) -> None:
         """Have the replies to writes handed out only when enough replicas have them."""

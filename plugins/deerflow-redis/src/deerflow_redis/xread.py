@@ -18,13 +18,13 @@ from redis.exceptions import RedisError
 
 from deerflow_backends.errors import BackendsError
 from deerflow_backends.hub import Hub
-from deerflow_redis.commands import Command
+from deerflow_redis.commands import Command, pack
 from deerflow_redis.connection import Connection
-from deerflow_redis.failures import is_cut, is_passing, translated
+from deerflow_redis.failures import code_of, is_cut, is_passing, translated
 from deerflow_redis.layout import StreamKeys
 from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from deerflow_redis.scripts import script
-from deerflow_redis.topologies import disconnect, identify
+from deerflow_redis.topologies import disconnect, identify, write
 from deerflow_redis.transport import Lane
 from deerflow_redis.wire import head_in
 
@@ -50,7 +50,6 @@ class XreadTail:
         self._failure: BackendsError | None = None
         self._unblocking: asyncio.Task[None] | None = None
         self._added = False  # a run, since the XREAD was last interrupted
-        self._was_lost = False
         self.task = asyncio.create_task(self._run())
 
     async def watch(self, run_id: str) -> None:
@@ -64,7 +63,8 @@ class XreadTail:
         stored = await self._reading.send(Command((b"GET", names.head), keys=(names.head,)))
         self._runs[events] = run_id
         self._channels[names.channel] = run_id
-        self._places[events] = _START if stored is None else str(head_in(stored).latest).encode()
+        head = None if stored is None else head_in(stored)
+        self._places[events] = _START if head is None else str(head.latest).encode()
         self._added = True
         if self._unblocking is None:
             self._unblocking = asyncio.create_task(self._interrupt_if_added())
@@ -108,24 +108,32 @@ class XreadTail:
                     await identify(connection)
                     self._places.setdefault(self._unblock, _START)
                     self._places[self._keys.ends] = await self._last_end(connection)
-                if self._was_lost:
-                    self._hub.wake_all()
+                self._hub.wake_all()  # ends may have come in between, at the first time too
                 pause, self._failure = FIRST_PAUSE_SECONDS, None
                 while True:
                     await self._read(connection)
             except (RedisError, OSError, TimeoutError) as error:
-                if not is_cut(error) and not is_passing(error):
+                if code_of(error) == "WRONGTYPE":
+                    await self._leave_strangers()
+                elif not is_cut(error) and not is_passing(error):
                     self._failure = translated(error, self._connection.where)
                     self._hub.wake_all()
             finally:
                 if connection is not None:
                     await disconnect(connection)
-            self._was_lost = True
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
+    async def _leave_strangers(self) -> None:
+        """Wait no more for keys that hold something else; whoever reads those runs is told."""
+        with suppress(BackendsError):
+            for key, run_id in list(self._runs.items()):
+                if await self._reading.send(Command((b"TYPE", key), keys=(key,))) not in {b"stream", b"none"}:
+                    self._places.pop(key, None)
+                    self._hub.wake(run_id)
+
     async def _last_end(self, connection: AbstractConnection) -> bytes:
-        await connection.send_command(b"XREVRANGE", self._keys.ends, b"+", b"-", b"COUNT", 1)
+        await write(connection, pack((b"XREVRANGE", self._keys.ends, b"+", b"-", b"COUNT", 1)))
         found = await connection.read_response(disconnect_on_error=False)
         return bytes(found[0][0]) if found else _START
 
@@ -142,7 +150,7 @@ class XreadTail:
             *self._places.values(),
         ]
         async with asyncio.timeout(_BLOCK_MS / 1_000 + self._connection.timeout_seconds):
-            await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+            await write(connection, pack(tuple(words)))
             found = await connection.read_response(disconnect_on_error=False)
         for key, entries in found or ():
             if key in self._places:

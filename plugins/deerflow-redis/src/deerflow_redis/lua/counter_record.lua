@@ -19,43 +19,45 @@ local now = now_us()
 local current = bucket_of(now, width)
 local oldest = current - width * kept
 
--- What is to be added to what: key, field, amount, key, field, amount, ...
+-- What is to be added to what: key, field, amount, what is there (false for nothing), key, field, amount, ...
 local additions, touched = {}, {}
 local size = 0
 
-local function add(key, field, amount)
-  additions[size + 1], additions[size + 2], additions[size + 3] = key, field, amount
-  size = size + 3
-end
-
-for i = 6, #ARGV, 7 do
-  local bucket = bucket_of(now - ARGV[i + 1], width)
-  local key
-  if bucket >= oldest then
-    key = ARGV[1] .. whole(bucket)
-    touched[bucket] = key
-  end
-  local before = size
+local function add(key, model, from)
+  local fields, named = {}, false
   for j, letter in ipairs(letters) do
-    local amount = ARGV[i + 1 + j]
+    fields[j] = letter .. model
+  end
+  local before = redis.call('HMGET', key, unpack(fields))
+  for j, field in ipairs(fields) do
+    local amount = ARGV[from + j]
     -- Without any the model would not be named.
-    if amount ~= '0' or (j == 5 and size == before) then
-      add(totals, letter .. ARGV[i], amount)
-      if key then
-        add(key, letter .. ARGV[i], amount)
-      end
+    if amount ~= '0' or (j == #fields and not named) then
+      named = true
+      additions[size + 1], additions[size + 2], additions[size + 3], additions[size + 4] = key, field, amount, before[j]
+      size = size + 4
     end
   end
 end
 
-for i = 1, size, 3 do
+for i = 6, #ARGV, 7 do
+  local bucket = bucket_of(now - ARGV[i + 1], width)
+  add(totals, ARGV[i], i + 1)
+  if bucket >= oldest then
+    touched[bucket] = ARGV[1] .. whole(bucket)
+    add(touched[bucket], ARGV[i], i + 1)
+  end
+end
+
+for i = 1, size, 4 do
   local sum = redis.pcall('HINCRBY', additions[i], additions[i + 1], additions[i + 2])
   if type(sum) == 'table' then
-    for j = 1, i - 3, 3 do
-      local amount = additions[j + 2]
-      local opposite = string.sub(amount, 1, 1) == '-' and string.sub(amount, 2) or '-' .. amount
-      if redis.call('HINCRBY', additions[j], additions[j + 1], opposite) == 0 then
-        redis.call('HDEL', additions[j], additions[j + 1])
+    for j = 1, i - 4, 4 do
+      local key, field, before = additions[j], additions[j + 1], additions[j + 3]
+      if before then
+        redis.call('HSET', key, field, before)
+      else
+        redis.call('HDEL', key, field)
       end
     end
     if string.sub(sum.err, 1, 4) == 'ERR ' then

@@ -2,22 +2,20 @@
 --
 -- KEYS[1] buckets  KEYS[2] changed
 -- ARGV[1] what the key of a bucket begins with  ARGV[2] the width of a bucket, s  ARGV[3] the length of the window, s
--- ARGV[4] how many fields to read, those of one bucket at least
--- ARGV[5] the bucket to go on with  ARGV[6] the last one of the window: both empty in the first call
--- ARGV[7...] the fields to read; none for all
+-- ARGV[4] how many fields to read, those of one bucket at least  ARGV[5] how many buckets to look at
+-- ARGV[6] the bucket to go on with  ARGV[7] the last one of the window: both empty in the first call
+-- ARGV[8...] the fields to read; none for all
 -- Returns {when the past was changed last, the bucket to go on with or '', the last one of the window,
 --   field, sum, field, sum, ...}, where a field may come more than once.
 
 local buckets = KEYS[1]
-local first, last = ARGV[5], ARGV[6]
+local first, last = ARGV[6], ARGV[7]
 if first == '' then
   local now, width = now_us(), tonumber(ARGV[2])
   first, last = whole(bucket_of(now - ARGV[3] * 1000000, width)), whole(bucket_of(now, width))
 end
 
--- Without a bucket left this differs too from what was said while there were some.
-local changed = redis.call('GET', KEYS[2]) or tostring(redis.call('EXISTS', buckets))
-local result = {changed, '', last}
+local result = {redis.call('GET', KEYS[2]) or '', '', last}
 local size = 3
 local sums = {}
 
@@ -31,19 +29,19 @@ local function add(field, amount)
   end
 end
 
-local left = tonumber(ARGV[4])
-for i, bucket in ipairs(redis.call('ZRANGE', buckets, first, last, 'BYSCORE')) do
+local left, many = tonumber(ARGV[4]), tonumber(ARGV[5])
+for i, bucket in ipairs(redis.call('ZRANGE', buckets, first, last, 'BYSCORE', 'LIMIT', 0, whole(many + 1))) do
   local key = ARGV[1] .. bucket
-  local fields = #ARGV > 6 and #ARGV - 6 or redis.call('HLEN', key)
-  if i > 1 and fields > left then
+  local fields = #ARGV > 7 and #ARGV - 7 or redis.call('HLEN', key)
+  if i > 1 and (fields > left or i > many) then
     result[2] = bucket
     break
   end
   left = left - fields
-  if #ARGV > 6 then
-    for j, amount in ipairs(redis.call('HMGET', key, unpack(ARGV, 7))) do
+  if #ARGV > 7 then
+    for j, amount in ipairs(redis.call('HMGET', key, unpack(ARGV, 8))) do
       if amount then
-        add(ARGV[6 + j], amount)
+        add(ARGV[7 + j], amount)
       end
     end
   else

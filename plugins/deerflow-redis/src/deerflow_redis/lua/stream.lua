@@ -8,7 +8,8 @@
 --   cleanup trace                when its events are hidden; when the trace that is left then disappears; or absent
 --   prior_epoch prior_seq        the last id of the stream in whose place this one was created, or absent
 --   incarnation                  of the server that wrote events last
---   call                         the last call of whoever wrote last: {producer, number, at, what it was answered ...}
+--   cleaned                      whether its events are hidden, and this is the trace; or absent
+--   call                         of whoever wrote last: {producer, number, when, how long to keep it, epoch, seq}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -20,10 +21,8 @@ local function find(key)
   if not readable or type(head) ~= 'table' or not head.created then
     error({err = 'CORRUPT the key ' .. key .. ' holds no head of a stream; remove it'})
   end
-  if head.cleanup and head.cleanup <= now and head.cleanup <= head.expires then
-    head.cleaned = true
-    head.earliest = head.seq + 1
-  end
+  if head.cleanup and head.cleanup <= now and head.cleanup <= head.expires then head.cleaned = true end
+  if head.cleaned then head.earliest = head.seq + 1 end
   return head
 end
 
@@ -34,14 +33,21 @@ local function create(epoch, trace)
   return head
 end
 
--- Keeps a call beside the head for `kept` milliseconds; of many only those that may be repeated yet.
-local function keep(tokens_key, call, kept)
+-- When a head disappears: with its stream, or with the trace that a cleanup leaves.
+local function leaves_at(head)
+  if head.cleaned or head.cleanup and head.cleanup <= head.expires then return head.trace end
+  return head.expires
+end
+
+-- Keeps a call beside the head for as long as it may be repeated; of many only those that yet may.
+local function keep(tokens_key, call)
   local new = redis.call('HSET', tokens_key, call[1], cmsgpack.pack(call))
-  redis.call('PEXPIRE', tokens_key, kept)
+  if redis.call('PTTL', tokens_key) < call[4] then redis.call('PEXPIRE', tokens_key, call[4]) end
   if new == 1 and redis.call('HLEN', tokens_key) > 64 then
     local all = redis.call('HGETALL', tokens_key)
     for i = 1, #all, 2 do
-      if cmsgpack.unpack(all[i + 1])[3] < now - kept then redis.call('HDEL', tokens_key, all[i]) end
+      local one = cmsgpack.unpack(all[i + 1])
+      if one[3] < now - one[4] then redis.call('HDEL', tokens_key, all[i]) end
     end
   end
 end
@@ -57,35 +63,31 @@ local function recall(head, tokens_key, asked)
   end
   if call[2] < asked.number then return nil end
   if call[2] > asked.number then return false end
-  keep(tokens_key, call, asked.kept)
+  keep(tokens_key, call)
   return call
 end
 
--- Remembers a call in the head; the last one of another producer goes beside it. A head that may be gone while the call
--- can still be repeated is not enough.
-local function remember(head, tokens_key, call, kept, ttl)
+-- Remembers a call in the head, with what it is answered; the last one of another producer goes beside it, and so does
+-- this one if the head may be gone while it can still be repeated.
+local function remember(head, tokens_key, asked, epoch, seq)
   local former = head.call
-  if former and former[1] ~= call[1] and former[3] > now - kept then keep(tokens_key, former, kept) end
-  head.call = call
-  if ttl < kept then keep(tokens_key, call, kept) end
+  if former and former[1] ~= asked.producer and former[3] > now - former[4] then keep(tokens_key, former) end
+  head.call = {asked.producer, asked.number, now, asked.kept, epoch, seq}
+  if leaves_at(head) < now + asked.kept then keep(tokens_key, head.call) end
 end
 
 -- Writes the head, and sees to it that it and its events disappear in time.
 local function store(head, head_key, events_key)
-  local leaves = head.expires
   if head.cleaned then
-    leaves = head.trace
     redis.call('DEL', events_key)
   elseif head.cleanup and head.cleanup <= head.expires then
-    leaves = head.trace
     head.hold = 0
     redis.call('PEXPIREAT', events_key, head.cleanup)
   elseif head.expires > head.hold then
     head.hold = head.expires + math.min(60000, math.floor((head.expires - now) / 8))
     redis.call('PEXPIREAT', events_key, head.hold)
   end
-  head.cleaned = nil
-  redis.call('SET', head_key, cmsgpack.pack(head), 'PXAT', leaves)
+  redis.call('SET', head_key, cmsgpack.pack(head), 'PXAT', leaves_at(head))
 end
 
 -- What readers are told: the length of a MessagePack array, that array, and each event's name and data. The array: created
@@ -101,15 +103,14 @@ local function describe(head, events_key, groups, texts)
       if first then earliest_epoch = tonumber(string.match(first[1], '^%d+')) end
     end
   end
-  local cleaned = head.cleanup and head.cleanup <= now and head.cleanup <= head.expires
   local vanishes = head.expires
-  if cleaned then
+  if head.cleaned then
     vanishes = head.trace
   elseif head.cleanup and head.cleanup < vanishes then
     vanishes = head.cleanup
   end
   local numbers = {
-    head.created, head.epoch, head.seq, earliest_epoch, head.earliest, head.ended, cleaned or false,
+    head.created, head.epoch, head.seq, earliest_epoch, head.earliest, head.ended, head.cleaned or false,
     head.prior_epoch or -1, head.prior_seq or -1, vanishes, now,
   }
   for i = 1, #groups do numbers[11 + i] = groups[i] end

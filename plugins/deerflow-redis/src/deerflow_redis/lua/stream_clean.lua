@@ -19,7 +19,7 @@ if at <= now then
   head.cleaned = true
   head.earliest = head.seq + 1
 end
-remember(head, KEYS[3], {asked.producer, asked.number, now}, asked.kept, asked.ttl)
+remember(head, KEYS[3], asked)
 store(head, KEYS[1], KEYS[2])
 wake(head, KEYS[2], {}, {}, ARGV[3], ARGV[4], KEYS[4])
 return 1

@@ -24,7 +24,7 @@ if head.cleaned then
 else
   head.expires = now + asked.ttl
 end
-remember(head, KEYS[3], {asked.producer, asked.number, now}, asked.kept, asked.ttl)
+remember(head, KEYS[3], asked)
 store(head, KEYS[1], KEYS[2])
 wake(head, KEYS[2], {}, {}, ARGV[3], ARGV[4], KEYS[4])
 return 1

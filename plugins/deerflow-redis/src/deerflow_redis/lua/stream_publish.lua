@@ -10,7 +10,7 @@ local asked = cmsgpack.unpack(ARGV[2])
 local head = find(KEYS[1])
 local before = recall(head, KEYS[3], asked)
 if before == false then return 'STALE' end
-if before then return {before[4], before[5]} end
+if before then return {before[5], before[6]} end
 if head and head.ended then return 'ENDED' end
 check_wake(ARGV[3], ARGV[4])
 local lowest = math.max(now, asked.lowest)
@@ -51,16 +51,19 @@ end
 head.seq, head.total = last, total
 
 -- `base` is too low until it is looked up, so that what is retained looks larger than it is: then it is looked up.
+local from, portion = '-', 1
 while head.earliest < last and total - head.base > asked.max_bytes do
-  local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-  head.base = tonumber(oldest[2][4])
-  if total - head.base > asked.max_bytes then
-    redis.call('XTRIM', KEYS[2], 'MAXLEN', '=', redis.call('XLEN', KEYS[2]) - 1)
+  for _, oldest in ipairs(redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', portion)) do
+    head.base = tonumber(oldest[2][4])
+    if head.earliest == last or total - head.base <= asked.max_bytes then break end
+    head.earliest = head.earliest + 1
+    from = '(' .. oldest[1]
   end
-  head.earliest = last - redis.call('XLEN', KEYS[2]) + 1
+  portion = math.min(512, 2 * portion)
 end
+if from ~= '-' then redis.call('XTRIM', KEYS[2], 'MAXLEN', '=', last - head.earliest + 1) end
 
-remember(head, KEYS[3], {asked.producer, asked.number, now, head.epoch, first}, asked.kept, asked.ttl)
+remember(head, KEYS[3], asked, head.epoch, first)
 store(head, KEYS[1], KEYS[2])
 if size > asked.room then groups, texts = {}, {} end
 wake(head, KEYS[2], groups, texts, ARGV[3], ARGV[4])

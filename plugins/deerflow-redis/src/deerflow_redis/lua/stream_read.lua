@@ -19,11 +19,13 @@ end
 local groups, texts = {}, {}
 if head.earliest <= head.seq and after < head.seq and left > 0 then
   local average = math.max(1, (head.total - head.base) / (head.seq - head.earliest + 1))
-  local portion = math.max(1, math.ceil(math.min(left, 2 * room / average)))
+  -- Small at first: here they may be larger than on average.
+  local portion = math.max(1, math.ceil(math.min(16, left, room / average)))
   local start = '(' .. head.created .. '-' .. ARGV[1]
   while left > 0 do
     local found = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', math.min(left, portion))
     if #found == 0 then break end
+    local before = room
     local epoch, seq = place_of(found[1])
     if seq <= after then
       -- A raised epoch sorts behind every place of an earlier one: begin again in it.
@@ -44,6 +46,7 @@ if head.earliest <= head.seq and after < head.seq and left > 0 then
         groups[group + 3] = i
       end
       left = left - groups[group + 3]
+      portion = math.max(1, math.min(4 * portion, math.ceil(room * count / math.max(1, before - room))))
       start = '(' .. found[math.max(1, groups[group + 3])][1]
     end
   end
