@@ -278,11 +278,9 @@ def drivers(session: nox.Session, folder: str, driver: str) -> None:
     """
     install_for_tests(session, folder)
     session.install("--quiet", driver)
-    session.run(
-        "pytest", "--numprocesses=auto", f"{folder}/tests", f"--ignore={folder}/tests/conformance", "-m", "drivers"
-    )
     kit = f"{folder}/tests/conformance/test_valkey_pubsub.py"
-    run_kits(session, [([f"{kit}::stream_bridge", f"{kit}::memory"], 0.1)])
+    marked = [f"{folder}/tests", f"--ignore={folder}/tests/conformance", "-m", "drivers"]
+    run_kits(session, [(marked, 1), ([f"{kit}::stream_bridge", f"{kit}::memory"], 0.1)])
 
 
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
