@@ -30,6 +30,7 @@ OPTIONAL_FILES = {
     "thread_hashes.py",
     "topologies.py",
     "transport.py",
+    "urls.py",
     "wire.py",
     "wires.py",
     "xread.py",

@@ -13,7 +13,7 @@ from unittest import mock
 from deerflow_backends.clocks import MICROSECONDS, to_datetime
 from deerflow_backends.cursors import Entry, Read
 from deerflow_backends.events import NewEvent, check_event
-from deerflow_backends.hub import Hub, Watch
+from deerflow_backends.hub import Hub
 from deerflow_backends.inprocess.streams import InProcessStreamBridge, _head, _Stream
 from deerflow_backends.streams import HEARTBEAT_SENTINEL, StreamItem, StreamStatus
 from deerflow_backends.subscription import Subscription

@@ -11,10 +11,11 @@ from unittest import mock
 from deerflow_backends import cursors
 from deerflow_backends.cursors import Entry, EventId, Head, Place, Read, Step
 from deerflow_backends.events import NewEvent, check_event, check_events
-from deerflow_backends.hub import Hub, Watch
+from deerflow_backends.hub import Hub
 from deerflow_backends.inprocess.streams import InProcessStreamBridge, _Stream
 from deerflow_backends.streams import END_SENTINEL, StreamGap, StreamItem
 from deerflow_backends.subscription import Subscription
+from deerflow_backends.watches import Watch
 from deerflow_conformance.mutants import mutant
 
 Patched = AbstractContextManager[Any]
