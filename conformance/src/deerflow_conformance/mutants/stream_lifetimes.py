@@ -17,6 +17,7 @@ from deerflow_backends.hub import Hub
 from deerflow_backends.inprocess.streams import InProcessStreamBridge, _head, _Stream
 from deerflow_backends.streams import HEARTBEAT_SENTINEL, StreamItem, StreamStatus
 from deerflow_backends.subscription import Subscription
+from deerflow_backends.watches import Watch
 from deerflow_conformance.mutants import mutant
 from deerflow_conformance.mutants.streams import Patched, _with_methods
 
