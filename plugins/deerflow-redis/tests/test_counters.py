@@ -15,7 +15,7 @@ import pytest
 import deerflow_redis
 import deerflow_redis.counters
 from deerflow_backends.counters import CounterOptions, Counts, Recorded
-from deerflow_backends.errors import BackendUnavailable, Corrupt
+from deerflow_backends.errors import BackendUnavailable, ConfigError, Corrupt
 from deerflow_conformance.proxies import proxy
 from deerflow_redis.counters import RedisModelCounters
 from deerflow_redis.layout import CounterKeys, is_permanent
@@ -93,13 +93,19 @@ def test_what_cannot_be_added_adds_nothing(valkey: Server, namespace: str, amoun
     async def main() -> None:
         async with opened(valkey.url, namespace) as counters:
             await counters.record("old", calls=1, positive=amount)
+            await counters.record("named")
             (bucket,) = await asyncio.to_thread(valkey.execute, "ZRANGE", keys.buckets, 0, -1)
             for key in (keys.totals, keys.bucket_prefix + bucket):
                 for value in (limit, "many"):
                     kept = await asyncio.to_thread(valkey.execute, "HGET", key, "pold")
                     await asyncio.to_thread(valkey.execute, "HSET", key, "pold", value)
                     before = await asyncio.to_thread(_dump, valkey, namespace)
-                    recorded = [Recorded("new", 1, 0, 1, -1), Recorded("old", 1, positive=amount, negative=-1)]
+                    recorded = [
+                        Recorded("new", 1, 0, 1, -1),
+                        Recorded("new", 1),
+                        Recorded("named", negative=5),
+                        Recorded("old", 1, positive=amount, negative=-1),
+                    ]
                     for _ in range(2):
                         with pytest.raises(Corrupt, match="reset the model"):
                             await counters.record_many(recorded, token="t")
@@ -182,6 +188,12 @@ def test_a_large_window_is_read_in_parts(valkey: Server, namespace: str, monkeyp
             assert await counters.window("m7", seconds=DAY) == whole["m7"]
             parts = await asyncio.to_thread(scripts_run, valkey) - before
             assert 10 <= parts <= 32  # and not in one piece after changes that there were not
+            monkeypatch.undo()
+            before += parts
+            monkeypatch.setattr(deerflow_redis.counters, "PART_BUCKETS", 4)
+            assert await counters.all_windows(seconds=DAY) == whole
+            assert await counters.window("m7", seconds=DAY) == whole["m7"]
+            assert await asyncio.to_thread(scripts_run, valkey) - before == 2 * 8
 
     asyncio.run(main())
 
@@ -202,6 +214,52 @@ def test_parts_show_a_reset_as_a_whole(valkey: Server, namespace: str, monkeypat
                 counts = await reading
                 assert counts["kept"] == Counts(30)
                 assert counts.get("gone", Counts()) in {Counts(), Counts(30)}
+
+    asyncio.run(main())
+
+
+def test_parts_notice_a_reset_that_leaves_nothing(
+    valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6: a window read in parts mixes nothing from before and after a reset, also if that leaves no bucket."""
+    monkeypatch.setattr(deerflow_redis.counters, "PART_SUMS", 1)
+    keys = CounterKeys(namespace)
+
+    async def main() -> None:
+        async with (
+            opened(valkey.url, namespace) as writer,
+            deerflow_redis.connect(url=valkey.url, namespace=namespace) as connection,
+            deerflow_redis.open_counters(connection) as reader,
+        ):
+            await writer.record_many([Recorded("m", 100, age_seconds=60 * age) for age in range(3)])
+            await asyncio.to_thread(valkey.execute, "DEL", keys.changed)  # as when an hour has passed
+            read, reads = connection.read, 0
+
+            async def interrupted(*arguments: Any, **further: Any) -> Any:
+                nonlocal reads
+                reply, reads = await read(*arguments, **further), reads + 1
+                if reads == 1:
+                    await writer.reset("m")
+                    await writer.record("m", calls=1)
+                return reply
+
+            monkeypatch.setattr(connection, "read", interrupted)
+            assert await reader.window("m", seconds=DAY) == Counts(1)
+            assert reads > 2
+
+    asyncio.run(main())
+
+
+def test_more_buckets_than_a_reset_can_look_at_are_refused(valkey: Server, namespace: str) -> None:
+    """Opening says so, and what to do instead; a day of seconds is not too much."""
+
+    async def main() -> None:
+        async with opened(valkey.url, namespace, CounterOptions(bucket_seconds=1, keep_buckets=DAY)) as counters:
+            await counters.record("m", calls=1)
+            assert await counters.window("m", seconds=DAY) == Counts(1)
+        with pytest.raises(ConfigError, match=r"at most 100000 on Redis, not 100001.*wider buckets"):
+            async with opened(valkey.url, namespace, CounterOptions(keep_buckets=100_001)):
+                pass
 
     asyncio.run(main())
 
@@ -253,6 +311,7 @@ def test_a_lost_reply_is_told(valkey: Server, namespace: str) -> None:
             assert caught.value.maybe_written
             await counters.record("m", calls=1, token="t")
             assert await counters.totals("m") == Counts(2)
+            await counters.reset("other")  # from here on the server has the script
             lost = between.lose_reply(b"EVALSHA")
             with pytest.raises(BackendUnavailable) as caught:
                 await counters.reset("m")

@@ -26,6 +26,7 @@ from deerflow_conformance.proxies import proxy
 from deerflow_redis.connection import Connection, connect
 from deerflow_redis.layout import MemoryKeys
 from deerflow_redis.memories import open_memory
+from redis_delays import delayed
 from redis_servers import HOST, Cluster, Server
 
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -296,10 +297,9 @@ def test_what_is_not_ours_is_corrupt_and_stays(
         async with opened(valkey.url, namespace) as (_, store):
             with pytest.raises(Corrupt):
                 await store.apply("ada", [PutFact(None, "g", {}), PutBody(None, {"n": 1}), PutFact(None, "f", {})])
-            if what != "facts":  # of which those are read that are listed
-                with pytest.raises(Corrupt):
-                    await store.load("ada")
-            if what == "user" or (words[0] == "SET" and what != "ids"):  # where it looks for something to remove
+            with pytest.raises(Corrupt):
+                await store.load("ada")
+            if what == "user" or words[0] == "SET":  # where it looks for something to remove
                 with pytest.raises(Corrupt):
                     await store.clear("ada")
 
@@ -310,6 +310,67 @@ def test_what_is_not_ours_is_corrupt_and_stays(
         assert list(client.scan_iter(f"{namespace}:*")) == [key]
         assert client.dump(key) == before
         client.delete(key)
+
+
+@pytest.mark.parametrize("what", ["facts", "ids", "user"])
+def test_what_the_server_evicted_is_told_until_it_is_cleared(valkey: Server, namespace: str, what: str) -> None:
+    """Where a key of a memory is gone nothing is read or written as if it never was; clearing or erasing mends it."""
+    key = getattr(MemoryKeys(namespace).of("ada"), what)
+    record = record_of(5)
+
+    async def body() -> None:
+        async with opened(valkey.url, namespace) as (_, store):
+            for mend in (store.clear, store.erase):
+                await store.restore([record])
+                await store.apply("ada", [PutFact("a", "g", {}), PutBody(None, {"n": 1})])
+                await asyncio.to_thread(valkey.execute, "DEL", key)
+                calls = (
+                    store.load("ada"),
+                    store.list_facts("ada", agent_name=None),
+                    store.list_facts("ada", agent_name=None, category="c"),
+                    store.search("ada", "x", agent_name="a"),
+                    store.apply("ada", [PutFact(None, "h", {})]),
+                    store.restore([record]),
+                    *([] if what == "user" else [exported(store)]),  # which finds users by that key
+                )
+                for call in calls:
+                    with pytest.raises(Corrupt, match=r"evicted.*noeviction.*clear all of this memory or erase it"):
+                        await call
+                await mend("ada")
+                memory = await store.load("ada")
+                assert (memory.body, memory.facts) == ({}, ())
+                assert (memory.revision > 0) == (mend == store.clear)
+                assert await store.agents("ada") == []
+                assert (await store.apply("ada", [PutFact(None, "h", {})])).changed
+                assert len(await exported(store)) == 1
+                await store.erase("ada")
+                assert await exported(store) == []
+
+    asyncio.run(body())
+
+
+def test_reading_in_portions_waits_no_longer_than_one(valkey: Server, namespace: str) -> None:
+    """G7: `timeout_seconds` is for a whole call, however often it asks the server."""
+    text = "tea " * 300_000  # so large that each is a portion
+
+    async def body() -> None:
+        async with opened(valkey.url, namespace, timeout_seconds=60.0) as (_, store):
+            for fact_id in "abcde":
+                await store.apply("ada", [PutFact(None, fact_id, {"content": text, "category": "c"})])
+        async with delayed(valkey) as delay, opened(delay.url, namespace, timeout_seconds=1.0) as (_, store):
+            await store.search("bob", "tea", agent_name=None)
+            for reading in (
+                store.search("ada", "coffee", agent_name=None),
+                store.list_facts("ada", agent_name=None, category="d"),
+                store.list_facts("ada", agent_name=None),
+            ):
+                delay.seconds = 0.4
+                with pytest.raises(BackendUnavailable):
+                    await reading
+                delay.seconds = 0.0
+            assert await store.get_fact("ada", "a", agent_name=None)
+
+    asyncio.run(body())
 
 
 def test_a_full_server_refuses_a_change_whole_and_lets_room_be_made(namespace: str) -> None:

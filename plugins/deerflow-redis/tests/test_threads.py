@@ -25,9 +25,11 @@ from deerflow_backends import (
 from deerflow_backends.clocks import to_datetime
 from deerflow_backends.records import CHUNK_BYTES
 from deerflow_conformance.proxies import proxy
+from deerflow_redis import threads
 from deerflow_redis.connection import connect
 from deerflow_redis.layout import ThreadKeys, is_permanent
 from deerflow_redis.threads import open_thread_index
+from redis_delays import delayed
 from redis_servers import HOST, Cluster, Server
 
 ODD = ["x", "x:y", "x%3Ay", "y", "*", "!", "%21", "%2A", "*:*", ":", "}", "{threads}", "é", "e\u0301", "\0", "X", "\n"]
@@ -366,18 +368,93 @@ def test_a_foreign_key_refuses_the_whole_write(valkey: Server, namespace: str, f
     asyncio.run(body())
 
 
-def test_a_thread_that_the_server_evicted_is_told(valkey: Server, namespace: str) -> None:
-    """A listed thread that is not there is Corrupt, never passed over."""
+def test_a_thread_that_the_server_evicted_is_told_until_it_is_deleted(valkey: Server, namespace: str) -> None:
+    """A listed thread that is not there is Corrupt, never passed over; whose it was can remove it for good."""
 
     async def body() -> None:
         async with opened(valkey.url, namespace) as index:
-            await index.create(NewThread("t", "ada"))
-            await asyncio.to_thread(valkey.execute, "DEL", ThreadKeys(namespace).thread("t"))
-            for metadata in (None, {"k": 1}):
+            for owner, scope in (("ada", "ada"), (None, ANY_USER)):
+                await index.create(NewThread("kept", owner))
+                await index.create(NewThread("t", owner, status="busy", metadata={"deerflow_pinned": True}))
+                await asyncio.to_thread(valkey.execute, "DEL", ThreadKeys(namespace).thread("t"))
+                for metadata in (None, {"k": 1}):
+                    with pytest.raises(Corrupt, match=r"thread t is not stored.*maxmemory-policy.*delete the thread"):
+                        await index.list(scope, metadata=metadata)
                 with pytest.raises(Corrupt, match="maxmemory-policy"):
-                    await index.list("ada", metadata=metadata)
-            with pytest.raises(Corrupt, match="maxmemory-policy"):
-                await exported(index)
+                    await exported(index)
+                assert not await index.delete("t", user_id="bob")
+                with pytest.raises(Corrupt, match="maxmemory-policy"):
+                    await index.list(scope, status="busy")
+                assert await index.delete("t", user_id=scope)
+                assert not await index.delete("t", user_id=scope)
+                assert ids_of(await every_thread(index, scope)) == ["kept"]
+                assert [record["thread_id"] for record in await exported(index)] == ["kept"]
+                assert await index.delete("kept", user_id=scope)
+
+    asyncio.run(body())
+    assert keys_of(valkey, namespace) == set()
+
+
+def test_an_evicted_threads_id_can_be_used_again(
+    valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G4: who creates or restores a thread with the id of one that was evicted is the only one who sees it."""
+    monkeypatch.setattr(threads, "_MEMBERS", 2)
+    others = [{**RECORD, "thread_id": f"t{number}", "user_id": "bob"} for number in range(5)]
+
+    async def body() -> None:
+        async with opened(valkey.url, namespace) as index:
+            for thread_id in ("t0", "t1", "t2", "t3", "new", "kept"):
+                await index.create(NewThread(thread_id, "ada", status="s"))
+            for thread_id in ("t1", "t3", "new"):
+                await asyncio.to_thread(valkey.execute, "DEL", ThreadKeys(namespace).thread(thread_id))
+            for thread_id in ("t0", "t2"):
+                assert await index.delete(thread_id, user_id="ada")
+            await index.create(NewThread("new", "bob", status="s"))
+            assert await index.restore(others) == 5
+            assert await index.restore(others) == 0
+            for status in ("s", None):
+                assert ids_of(await every_thread(index, "ada", status=status)) == ["kept"]
+            assert ids_of(await every_thread(index, "bob", status="s")) == ["new"]
+            assert len(await every_thread(index, "bob")) == await index.count("bob") == 6
+            assert len(await every_thread(index, ANY_USER)) == await index.count(ANY_USER) == 7
+            assert len(await exported(index)) == 7
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "change", [{"owner": "bob"}, {"status": "other"}, {"updated": "12345678"}, {'"deerflow_pinned"': "true"}]
+)
+def test_no_thread_is_given_that_is_not_as_listed(valkey: Server, namespace: str, change: dict[str, str]) -> None:
+    """G4: a listing gives nobody a thread that is stored as another user's, or is not where it would be listed."""
+
+    async def body() -> None:
+        async with opened(valkey.url, namespace) as index:
+            await index.create(NewThread("t", "ada", status="s", metadata={"k": 1}))
+            for field, value in change.items():
+                await asyncio.to_thread(valkey.execute, "HSET", ThreadKeys(namespace).thread("t"), field, value)
+            for metadata in (None, {"k": 1}, {"k": 2}):
+                with pytest.raises(Corrupt, match="not stored as it is listed"):
+                    await index.list("ada", status="s", metadata=metadata)
+
+    asyncio.run(body())
+
+
+def test_a_page_in_steps_waits_no_longer_than_one(valkey: Server, namespace: str) -> None:
+    """G7: `timeout_seconds` is for a whole call, however often it asks the server."""
+
+    async def body() -> None:
+        async with opened(valkey.url, namespace) as index:
+            for number in range(5):  # each too large for another beside it
+                await index.create(NewThread(f"t{number}", "ada", metadata={"k": "x" * (CHUNK_BYTES + 1)}))
+        async with delayed(valkey) as delay, opened(delay.url, namespace, timeout_seconds=1.0) as index:
+            await index.list("bob")
+            delay.seconds = 0.4
+            with pytest.raises(BackendUnavailable):
+                await index.list("ada")
+            delay.seconds = 0.0
+            assert await index.count("ada") == 5
 
     asyncio.run(body())
 

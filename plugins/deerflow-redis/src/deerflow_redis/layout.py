@@ -114,11 +114,13 @@ class ThreadKeys:
     Attributes:
         prefix: What all of them begin with: scripts make the others of it, which are in the same slot.
         ids: The ids of all threads.
+        every_order: A glob that matches every listing.
     """
 
     def __init__(self, namespace: str) -> None:
         self.prefix = f"{namespace}:t:{{threads}}:".encode()
         self.ids = self.prefix + b"ids"
+        self.every_order = self.prefix + b"order:*"
 
     def thread(self, thread_id: str) -> bytes:
         """Name a thread."""

@@ -100,11 +100,11 @@ class RedisMemoryStore:
         self, user_id: str | None, agent_name: str | None, *, after: str | None = None, most: int = _PORTION_FACTS
     ) -> AsyncGenerator[stored.Facts, None]:
         """Read the facts of a part after one, by id, at most *most* at a time."""
-        _, _, facts, ids = self._keys.of(user_id)
+        keys, until = self._keys.of(user_id), self._connection.deadline()
         part = self._keys.part(agent_name)
         more, last = True, self._keys.fact((agent_name, after or ""))
         while more:
-            reply = await self._connection.read("memory_facts", (facts, ids), last, part, most, _PORTION_BYTES)
+            reply = await self._connection.read("memory_facts", keys, last, part, most, _PORTION_BYTES, until=until)
             more, last, portion = stored.read_portion(reply, part)
             yield portion
 
@@ -142,7 +142,7 @@ class RedisMemoryStore:
                     self._binding.check()
 
     async def _parts(self, user_id: str | None) -> list[Part]:
-        reply = await self._connection.read("memory_export", self._keys.of(user_id)[:3])
+        reply = await self._connection.read("memory_export", self._keys.of(user_id))
         return stored.read_user(reply, user_id)
 
     async def restore(self, records: Iterable[Record] | AsyncIterable[Record]) -> int:

@@ -8,7 +8,7 @@ range of them, at any depth (T3, T9).
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace as replaced
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from deerflow_backends.arguments import check_identifier, check_optional_identifier
 from deerflow_backends.binding import Binding
 from deerflow_backends.codec import JSON, canonical
+from deerflow_backends.errors import Corrupt
 from deerflow_backends.listings import ThreadListing, check_status, check_thread_listing
 from deerflow_backends.memories import ANY, Guard, Record
 from deerflow_backends.paging import Page
@@ -29,6 +30,9 @@ from deerflow_redis.layout import ThreadKeys, encoded
 
 #: How many threads one call of the server looks at: a script lets nobody else work.
 _CHUNK: Final = 250
+
+#: How many members of a sorted set it looks at, where it looks no further.
+_MEMBERS: Final = 10_000
 
 
 class RedisThreadIndex:
@@ -79,26 +83,39 @@ class RedisThreadIndex:
         wanted = [part for name, value in listing.wanted.items() for part in (canonical(name), value)]
         after = b"" if listing.after is None else hashes.member(*listing.after)
         rows: builtins.list[StoredThread] = []
+        until = self._connection.deadline()
         matching, complete = 0, False
         while not complete and len(rows) < listing.fetch and matching <= listing.limit:
             many = min(_CHUNK, listing.fetch - len(rows))
+            whole = listing.limit + 1 - matching
             complete, found = await self._look(
-                key, after, hashes.HEAD_BYTES, many=many, whole=listing.limit + 1 - matching, wanted=wanted
+                key, after, hashes.HEAD_BYTES, many=many, whole=whole, wanted=wanted, until=until
             )
             for member, contents in found:
                 thread_id = member[hashes.HEAD_BYTES :].decode()
-                rows.append(hashes.thread(thread_id, contents) if contents else hashes.outline(member))
+                thread = hashes.thread(thread_id, contents) if contents else hashes.outline(member)
+                if contents and not thread.in_scope(listing.scope):  # the script has seen to it, but nobody else would
+                    raise Corrupt(f"the thread {thread_id!r} is listed for a user whose it is not")
+                rows.append(thread)
                 matching += bool(contents)
                 after = member
         return rows
 
     async def _look(
-        self, key: bytes, after: bytes, head_bytes: int, *, many: int, whole: int, wanted: Iterable[bytes] = ()
+        self,
+        key: bytes,
+        after: bytes,
+        head_bytes: int,
+        *,
+        many: int,
+        whole: int,
+        wanted: Iterable[bytes] = (),
+        until: float | None = None,
     ) -> tuple[bool, builtins.list[tuple[bytes, Any]]]:
         """Look at some threads of a sorted set: whether none follow, and members with what their threads hold."""
-        complete, *reply = await self._connection.read(
-            "thread_page", (self._keys.prefix, key), after, head_bytes + 1, many, whole, CHUNK_BYTES, *wanted
-        )
+        keys = (self._keys.prefix, key)
+        arguments = (hashes.PINNING, after, head_bytes + 1, many, whole, CHUNK_BYTES, *wanted)
+        complete, *reply = await self._connection.read("thread_page", keys, *arguments, until=until)
         return bool(complete), builtins.list(zip(reply[::2], reply[1::2], strict=True))
 
     async def count(self, user_id: Scope, *, status: str | None = None) -> int:
@@ -164,7 +181,31 @@ class RedisThreadIndex:
         check_identifier("thread_id", thread_id)
         who = _who(check_scope("user_id", user_id))
         keys = (self._keys.prefix,)
-        return bool(await self._connection.write("thread_delete", keys, hashes.PINNING, thread_id.encode(), who))
+        deleted = await self._connection.write("thread_delete", keys, hashes.PINNING, thread_id.encode(), who)
+        return await self._unlist(thread_id, who) if deleted < 0 else bool(deleted)
+
+    async def _unlist(self, thread_id: str, who: bytes) -> bool:
+        """Remove what still lists a thread that the server evicted, and tell whether it was in scope.
+
+        Whose it was, and with which status, went with it: this looks through all listings. May be repeated.
+        """
+        if who != _who(ANY_USER) and not await self._unlist_from(self._keys.order(who, _what(None)), thread_id):
+            return False
+        async with aclosing(self._connection.scan(self._keys.every_order)) as orders:
+            async for order in orders:
+                await self._unlist_from(order, thread_id)
+        await self._unlist_from(self._keys.ids, thread_id, head_bytes=0)  # last: by this it is known
+        return True
+
+    async def _unlist_from(self, key: bytes, thread_id: str, *, head_bytes: int = hashes.HEAD_BYTES) -> bool:
+        keys, name = (self._keys.prefix, key), thread_id.encode()
+        removed, after, complete = 0, b"", False
+        while not complete:
+            taken_out, after = await self._connection.write(
+                "thread_unlist", keys, hashes.PINNING, name, after, head_bytes + 1, _MEMBERS
+            )
+            removed, complete = removed + taken_out, not after
+        return removed > 0
 
     async def can_access(self, thread_id: str, user_id: str, *, require_existing: bool = False) -> bool:
         """Whether the user may use the thread."""
@@ -196,17 +237,25 @@ class RedisThreadIndex:
         return restored
 
     async def _restore(self, threads: builtins.list[StoredThread]) -> int:
-        written = (hashes.to_store(thread, times=True) for thread in threads)
+        written = [hashes.to_store(thread, times=True) for thread in threads]
         stored, _, position, contents = await self._store(written, created_now=False)
         if position:
             thread = threads[position - 1]
             thread_is_new(thread, hashes.thread(thread.thread_id, contents))
         return int(stored)
 
-    async def _store(self, threads: Iterable[builtins.list[Any]], *, created_now: bool) -> Any:
+    async def _store(self, threads: Sequence[builtins.list[Any]], *, created_now: bool) -> Any:
+        """Store threads up to the first that meets another one; of those evicted before nothing is left then."""
         arguments = [argument for thread in threads for argument in thread]
-        keys = (self._keys.prefix,)
-        return await self._connection.write("thread_store", keys, hashes.PINNING, int(created_now), *arguments)
+        keys, total = (self._keys.prefix,), 0
+        while True:
+            stored, now, position, contents = await self._connection.write(
+                "thread_store", keys, hashes.PINNING, int(created_now), *arguments
+            )
+            total += stored
+            if position >= 0:
+                return total, now, position, contents
+            await self._unlist(threads[-position - 1][0].decode(), _who(ANY_USER))
 
     async def ping(self) -> None:
         """Return if the servers answer."""

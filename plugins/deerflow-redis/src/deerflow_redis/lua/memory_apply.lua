@@ -17,7 +17,9 @@ local function successor(revision)
 end
 
 local time = now()
-redis.call('ZCARD', KEYS[4]) -- raises here, not half-way, if something else has the name
+if is_torn() then -- which raises here, not half-way, if something else has the name of a key
+  return torn()
+end
 
 local revision = redis.call('HGET', KEYS[1], 'revision') or '0'
 if not string.find(revision, '^%d+$') then

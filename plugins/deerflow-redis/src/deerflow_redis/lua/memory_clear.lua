@@ -6,7 +6,7 @@
 local part = ARGV[1]
 local first, past = bounds(part)
 local fields = {}
-local is_there = redis.call('HLEN', KEYS[2]) + redis.call('HLEN', KEYS[3]) > 0
+local is_there = redis.call('HLEN', KEYS[2]) + redis.call('HLEN', KEYS[3]) + redis.call('ZCARD', KEYS[4]) > 0
 if part ~= '' then
   fields = redis.call('ZRANGE', KEYS[4], first, past, 'BYLEX')
   is_there = #fields > 0 or redis.call('HEXISTS', KEYS[2], part) == 1

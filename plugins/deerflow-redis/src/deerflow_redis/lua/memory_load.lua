@@ -4,6 +4,9 @@
 -- Returns {the user's revision and time in microseconds since 1970, false if never written; the body's record, false if
 --   absent; {the fields of the facts by id}, {their records}...}, at most 1,000 records in one table
 
+if is_torn() then
+  return torn()
+end
 local first, past = bounds(ARGV[1])
 local fields = redis.call('ZRANGE', KEYS[4], first, past, 'BYLEX')
 local user = redis.call('HMGET', KEYS[1], 'revision', 'updated_at')

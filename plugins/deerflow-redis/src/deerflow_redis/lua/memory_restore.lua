@@ -6,10 +6,12 @@
 -- Returns 1 if it was stored, 0 if exactly this was there, -1 if something else is
 
 local part, body = ARGV[1], ARGV[4]
+if is_torn() then -- which raises here, not half-way, if something else has the name of a key
+  return torn()
+end
 local count = redis.call('ZLEXCOUNT', KEYS[4], bounds(part))
 local user = redis.call('HMGET', KEYS[1], 'revision', 'updated_at')
 local stored = redis.call('HGET', KEYS[2], part) or ''
-redis.call('HLEN', KEYS[3]) -- raises here, not half-way, if something else has the name
 if user[1] then
   if user[1] ~= ARGV[2] or user[2] ~= ARGV[3] then
     return -1

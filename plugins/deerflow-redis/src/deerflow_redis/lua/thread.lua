@@ -1,6 +1,7 @@
 -- What the scripts of the thread index share; put in front of each.
 
 local QUOTE = 34  -- begins the fields of metadata, which are keys written as JSON, and no other fields
+local pinning = ARGV[1]  -- the metadata field that pins where it is 'true'
 local MANY = 2000  -- how many values one command is given: unpack has a limit
 
 local function thread_key(id) return KEYS[1] .. 'thread:' .. id end
@@ -32,6 +33,15 @@ end
 
 -- What stands for a thread there; `pinned` is the metadata that pins it if it is 'true'.
 local function member_of(id, pinned, updated) return (pinned == 'true' and '1' or '0') .. updated .. id end
+
+-- Whether a thread stands where it belongs: as this member of a listing, or simply in `ids`.
+local function is_listed(key, id, order, member)
+  local owner, status, updated, pinned = unpack(redis.call('HMGET', key, 'owner', 'status', 'updated', pinning))
+  if not owner or order == KEYS[1] .. 'ids' then return owner end
+  local who, what = order:sub(#KEYS[1] + 1):match('^order:([^:]*):(.*)$')
+  return (who == '*' or who == owner) and (what == '*' or what == status)
+    and updated and member == member_of(id, pinned, updated)
+end
 
 local function list(orders, member)
   for _, order in ipairs(orders) do redis.call('ZADD', order, 0, member) end

@@ -10,7 +10,7 @@
 -- Returns nil if there is none in scope; else now, 8 bytes, and all that it held before. Whoever called knows from that
 -- what it holds now, or why nothing was changed.
 
-local pinning, id, scope, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local id, scope, expected = ARGV[2], ARGV[3], ARGV[4]
 local touch, replace = ARGV[5] == '1', ARGV[6] == '1'
 local most, first, last = tonumber(ARGV[7]), 9, 8 + ARGV[8]
 local key = thread_key(id)
