@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from deerflow_backends.errors import ConfigError
+from deerflow_backends.mistakes import Mistake, refuse
+from deerflow_backends.settings import connection_settings
 from deerflow_redis.commands import Command
 from deerflow_redis.scripts import script
 from deerflow_redis.settings import Settings, Tail, Topology
-from deerflow_redis.topologies import Address, Servers, parse_url, servers_of
+from deerflow_redis.topologies import Address, Servers, servers_of
 from deerflow_redis.transport import Lane
+from deerflow_redis.urls import PORT, SENTINEL_PORT, parse_url
 
 #: The oldest servers that have all that the scripts use.
 _OLDEST: Final = {"valkey_version": (8, 0), "redis_version": (7, 0)}
@@ -43,7 +44,7 @@ class Connection:
         password = settings.sentinel_password
         self.namespace, self.tail, self.topology = settings.namespace, settings.tail, settings.topology
         self.database = int(parse_url(url).get("db") or 0)
-        self.where = _where(url)
+        self.where = _where(url, settings.topology)
         self.timeout_seconds = settings.timeout_seconds
         self.publish_timeout_seconds = settings.publish_timeout_seconds
         self.servers: Servers = servers_of(
@@ -118,10 +119,11 @@ class Connection:
         return {key: value for key, _, value in (line.partition(":") for line in text.splitlines()) if value}
 
 
-def _where(url: str) -> str:
+def _where(url: str, topology: Topology) -> str:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-    return parts.path if parts.scheme == "unix" else f"Redis at {host}:{parts.port or 6379}"
+    port = parts.port or (SENTINEL_PORT if topology == "sentinel" else PORT)
+    return parts.path if parts.scheme == "unix" else f"Redis at {host}:{port}"
 
 
 def too_old(facts: dict[str, str]) -> str | None:
@@ -151,20 +153,22 @@ async def connect(
         url: As in `Settings`, as all that follows.
 
     Raises:
-        ConfigError: The server does not accept the user, or is too old.
+        ConfigError: An argument is wrong, the server does not accept the user, or is too old.
         BackendUnavailable: It does not answer.
     """
-    async with open_connection(
-        Settings(
-            url=SecretStr(url),
-            namespace=namespace,
-            topology=topology,
-            tail=tail,
-            timeout_seconds=timeout_seconds,
-            publish_timeout_seconds=publish_timeout_seconds,
-            **further,
-        )
-    ) as connection:
+    values = {
+        "url": url,
+        "namespace": namespace,
+        "topology": topology,
+        "tail": tail,
+        "timeout_seconds": timeout_seconds,
+        "publish_timeout_seconds": publish_timeout_seconds,
+        **further,
+    }
+    settings = connection_settings(Settings, values, ("connections", name))
+    if isinstance(settings, list):
+        refuse([Mistake(".".join(place), "arguments", problem) for place, problem in settings])
+    async with open_connection(cast("Settings", settings)) as connection:
         yield connection
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from deerflow_backends.settings import ConnectionSettings
-from deerflow_redis.topologies import parse_node, parse_url
+from deerflow_redis.topologies import parse_node
+from deerflow_redis.urls import parse_url
 
 Topology = Literal["standalone", "sentinel", "cluster"]
 Tail = Literal["pubsub", "xread"]
@@ -19,8 +20,8 @@ class Settings(ConnectionSettings):
     Attributes:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database where needed. With
             ``sentinel`` its host is a sentinel and the rest is for the data servers, but TLS for both; with ``cluster``
-            it is any node.
-            After a ``?`` only ``ssl_*`` settings of redis-py.
+            it is any node. After a ``?`` only ``ssl_*`` settings of redis-py, and for ``unix://`` the database as
+            ``db=NUMBER``.
         topology: What stands there.
         nodes: Further sentinels, or nodes of the cluster, as ``host:port``, for when the first is down.
         sentinel_service: The name that the sentinels monitor the primary under.
@@ -57,13 +58,16 @@ class Settings(ConnectionSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
+        url = parse_url(self.url.get_secret_value())
+        if "path" in url and self.topology != "standalone":
+            raise ValueError("a unix:// url leads to one server alone; use redis://, or leave out topology")
         if self.topology == "cluster":
             if self.tail == "xread":
                 raise ValueError(
                     "tail: xread cannot be used on a cluster, where one XREAD cannot read runs of several nodes; "
                     "use tail: pubsub"
                 )
-            if parse_url(self.url.get_secret_value()).get("db"):
+            if url.get("db"):
                 raise ValueError("a cluster has the database 0 alone; leave the number out of the url")
         if self.topology == "standalone" and self.nodes:
             raise ValueError("nodes are for the topologies sentinel and cluster; leave them out or set topology")

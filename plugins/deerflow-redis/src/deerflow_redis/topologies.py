@@ -11,20 +11,16 @@ import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import parse_qs, urlsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection
-from redis.asyncio.connection import parse_url as parse_redis_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from deerflow_redis.failures import Misconfigured, is_refused
+from deerflow_redis.urls import PORT, SENTINEL_PORT, driver_settings, new_connection
 
 _SLOTS: Final = 16_384
-_DEFAULT_PORT: Final = 6_379
 
 
 class Address(NamedTuple):
@@ -37,29 +33,6 @@ class Address(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-def parse_url(url: str) -> dict[str, Any]:
-    """Return the driver's settings in *url*.
-
-    Raises:
-        ValueError: It is no Redis URL, or sets what is not for a URL to set; the message does not show it.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    for name in parse_qs(parts.query, keep_blank_values=True):
-        if not name.startswith("ssl_"):
-            raise ValueError(f"sets {name}; after a '?' only ssl_* settings of redis-py can stand")
-    if parts.query and parts.scheme != "rediss":
-        raise ValueError("has ssl_* settings, which need rediss://")
-    number = parts.path.strip("/")
-    if parts.scheme != "unix" and number and not number.isdecimal():
-        raise ValueError("must end with the number of a database, or with none")
-    if parts.scheme == "unix" and not number:
-        raise ValueError("must name the path of a socket")
-    _ = parts.port  # raises a ValueError of its own if it is none
-    return dict(parse_redis_url(url))
-
-
 def parse_node(node: object) -> Address:
     """Read ``host:port``.
 
@@ -67,8 +40,9 @@ def parse_node(node: object) -> Address:
         ValueError: It is not that.
     """
     host, _, port = node.rpartition(":") if isinstance(node, str) else ("", "", "")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in host:
-        raise ValueError(f"must be host:port each, not {node!r}")
+    # Not shown, since it may be a URL with a password.
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or "/" in host or "@" in host:
+        raise ValueError("must be host:port each")
     return Address(host.strip("[]"), int(port))
 
 
@@ -109,33 +83,15 @@ class Servers(Protocol):
         """
 
 
-def _settings(url: str, timeout_seconds: float, client_name: str) -> dict[str, Any]:
-    """What is told to the driver for each connection: no default of its own that matters is left to it."""
-    return {
-        **parse_url(url),
-        "protocol": 2,
-        "socket_timeout": None,  # release 8 has 5 seconds, which end blocking reads; our calls have their own
-        "socket_connect_timeout": timeout_seconds,
-        "socket_keepalive": True,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
-        "decode_responses": False,
-        "client_name": client_name,
-    }
-
-
 async def _connect(settings: Mapping[str, Any], address: Address | None = None) -> AbstractConnection:
-    settings = dict(settings)
-    kind = settings.pop("connection_class", Connection)
-    if "path" in settings:
-        settings.pop("socket_keepalive")
-    if address is not None:
-        settings.update(host=address.host, port=address.port)
-    connection: AbstractConnection = kind(**settings)
+    at = {} if address is None else address._asdict()
+    connection = new_connection({**settings, **at})
     try:
         await connection.connect()  # type: ignore[no-untyped-call]  # the driver's
-    except BaseException:
+    except BaseException as error:
         await disconnect(connection)
+        if isinstance(error, ResponseError) and "DB index" in str(error):
+            raise Misconfigured("the server has no database with the url's number; correct it") from error
         raise
     return connection
 
@@ -222,6 +178,10 @@ class Sentinels(Standalone):
                 finally:
                     await disconnect(connection)
             except RedisError as error:
+                if "unknown command" in str(error):
+                    raise Misconfigured(
+                        f"the server at {sentinel} is no sentinel ({error}); correct its address, or the topology"
+                    ) from error
                 if not is_refused(error):
                     raise
                 raise Misconfigured(
@@ -326,8 +286,9 @@ def servers_of(
     client_name: str,
 ) -> Servers:
     """Return the topology that the settings name; nothing connects yet."""
-    settings = _settings(url, timeout_seconds, client_name)
-    first = Address(settings.get("host", "localhost"), settings.get("port", _DEFAULT_PORT))
+    settings = driver_settings(url, timeout_seconds, client_name)
+    port = SENTINEL_PORT if topology == "sentinel" else PORT
+    first = Address(settings.get("host", "localhost"), settings.get("port", port))
     seeds = [first, *(parse_node(node) for node in nodes)]
     if topology == "cluster":
         return Cluster(settings, seeds)
@@ -346,9 +307,15 @@ async def identify(connection: AbstractConnection) -> bytes:
 
     Raises:
         ReadOnlyError: It is a replica.
+        Misconfigured: It has no INFO.
     """
     await connection.send_command(*IDENTIFY)
-    return incarnation_in(await connection.read_response())
+    try:
+        return incarnation_in(await connection.read_response())
+    except ResponseError as error:
+        if "unknown command" in str(error):
+            raise Misconfigured(f"the server has no INFO ({error}); it must not be renamed or disabled") from error
+        raise
 
 
 def incarnation_in(reply: bytes | RedisError) -> bytes:
