@@ -211,6 +211,22 @@ def test_attached_and_overrun() -> None:
     assert take(place, look(place, live(4, 9), first=4)) == gap("7-2", "7-4", "7-9")
 
 
+def test_events_that_a_server_evicted() -> None:
+    """Where events are gone and the head is not, who was given some gets a gap, who was not starts behind (S6)."""
+    for most, ended in ((2, False), (2, True), (5, False)):
+        behind = Place(None)
+        got = take(behind, look(behind, live(1, 5), most=most))
+        evicted = live(6, 5, ended=ended)
+        assert take(behind, look(behind, evicted, first=6)) == (gap(got[-1], None, "7-5") if most < 5 else [])
+    cursor = Place("7-2")
+    look(cursor, live(1, 5))
+    assert take(cursor, look(cursor, live(6, 5), first=6)) == gap("7-2", None, "7-5")
+    new = Place(None)
+    look(new, live(1, 5))
+    assert take(new, look(new, live(6, 5), first=6)) == []
+    assert take(new, look(new, live(6, 7), first=6)) == ["7-6", "7-7"]
+
+
 def test_trace_of_an_ended_run() -> None:
     """While the trace says ended: END without a cursor or at the last id, else a gap whose latest is it (S13)."""
     for cursor, expected in ((None, ["END"]), ("x", ["END"]), ("7-5", ["END"]), ("7-4", gap("7-4", None, "7-5"))):
