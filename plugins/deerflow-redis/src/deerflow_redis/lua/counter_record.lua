@@ -68,13 +68,16 @@ for i = 1, size, 4 do
 end
 
 redis.call('ZREMRANGEBYSCORE', buckets, '-inf', '(' .. whole(oldest))
+-- The first bucket is a change of the past too: there may have been others, which a reset removed.
+local changed = redis.call('EXISTS', buckets) == 0
 for bucket, key in pairs(touched) do
   local start = whole(bucket)
   redis.call('ZADD', buckets, start, start)
   redis.call('PEXPIREAT', key, whole((bucket + width * (kept + 1)) * 1000))
-  if bucket < current then
-    redis.call('SET', KEYS[3], whole(now), 'PX', ARGV[5])
-  end
+  changed = changed or bucket < current
+end
+if changed then
+  redis.call('SET', KEYS[3], whole(now), 'PX', ARGV[5])
 end
 redis.call('PEXPIREAT', buckets, whole((current + width * (kept + 1)) * 1000))
 if KEYS[4] then

@@ -13,6 +13,9 @@ for _, bucket in ipairs(buckets) do
     redis.call('ZREM', KEYS[2], bucket)
   end
 end
--- Also if no bucket is left: who reads a window in parts may find new ones, and must not take them for the old.
-redis.call('SET', KEYS[3], whole(now_us()), 'PX', ARGV[2])
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('SET', KEYS[3], whole(now_us()), 'PX', ARGV[2])
+else
+  redis.call('DEL', KEYS[3]) -- so that nothing is left; the next recording sets it
+end
 return 1
