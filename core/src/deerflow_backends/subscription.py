@@ -16,7 +16,8 @@ from deerflow_backends.errors import InvalidArgument
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, StreamItem
 
 if TYPE_CHECKING:
-    from deerflow_backends.hub import Hub, Watch
+    from deerflow_backends.hub import Hub
+    from deerflow_backends.watches import Watch
 
 #: What a subscriber that is not served from the ring reads of the store at once: all that it holds of its own (S12).
 READ_EVENTS: Final = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ settings.register_profile("deerflow", deadline=None)
 settings.load_profile("deerflow")
 
 #: The fixtures that give a server. A further one, anywhere in these tests, belongs here: only these are looked at.
-SERVER_FIXTURES = {"valkey", "valkey_cluster", "valkey_replicated", "valkey_sentinels"}
+SERVER_FIXTURES = {"server", "valkey", "valkey_cluster", "valkey_replicated", "valkey_sentinels"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +36,19 @@ def valkey() -> Iterator[Server]:
     """A standalone server that all tests of a worker share; they use namespaces of their own."""
     with standalone() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server for the tests of one file alone, which may disturb it and each leave it as it was."""
+    with Server() as started:
+        yield started
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"n{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -18,21 +17,6 @@ from redis_readers import Capabilities, opened, proxied
 from redis_servers import PATIENCE_SECONDS, Server
 
 tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server for the tests of this file alone, which each leave it running."""
-    with Server() as started:
-        yield started
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
 
 
 async def wait_for_item(to: Capabilities, run_id: str) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -21,12 +20,6 @@ from redis_servers import Server
 Write = Callable[[Capabilities, int], Awaitable[object]]
 
 tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{uuid.uuid4().hex}"
 
 
 async def put_fact(to: Capabilities, number: int) -> None:

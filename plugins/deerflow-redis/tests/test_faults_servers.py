@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,22 +22,6 @@ tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
 #: Waits so long that a test can look at it in peace, and calls do not.
 PATIENT: dict[str, Any] = {"timeout_seconds": 1, "publish_timeout_seconds": 60}
 HASTY: dict[str, Any] = {"timeout_seconds": 1, "publish_timeout_seconds": 1}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server for the tests of this file alone, which each leave it as it was."""
-    with Server() as started:
-        yield started
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
-
-
-_numbers = itertools.count()
 
 
 async def run(server: Server, *words: str | bytes | int) -> Any:

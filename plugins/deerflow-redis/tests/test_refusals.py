@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,21 +20,6 @@ tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
 
 PASSWORD = "the-password-of-ada"
 WRONG = "a-wrong-password"
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with users of this file's."""
-    with Server() as started:
-        yield started
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
 
 
 async def run(server: Server, *words: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -21,27 +20,12 @@ from deerflow_redis.transport import Lane
 from redis_readers import opened_bridge
 from redis_servers import PATIENCE_SECONDS, Server
 
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server for the tests of this file alone, which each leave it running."""
-    with Server() as started:
-        yield started
-
 
 @pytest.fixture(scope="module")
 def other_server() -> Iterator[Server]:
     """One more."""
     with Server() as started:
         yield started
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing
@@ -20,10 +19,6 @@ from deerflow_redis.settings import Tail
 from redis_readers import Reader, opened_bridge
 from redis_servers import PATIENCE_SECONDS, Server
 
-tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
-
-_numbers = itertools.count()
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
@@ -32,10 +27,7 @@ def server() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
+tails = pytest.mark.parametrize("tail", ["pubsub", "xread"])
 
 
 def test_evicted_events_under_a_follower_that_is_behind(server: Server, namespace: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,21 +12,6 @@ from deerflow_backends.errors import BackendUnavailable, Closed
 from deerflow_backends.streams import StreamBridge, StreamOptions
 from redis_readers import Reader, opened_bridge, proxied
 from redis_servers import PATIENCE_SECONDS, Server
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server for the tests of this file alone, which each leave it running."""
-    with Server() as started:
-        yield started
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"n{next(_numbers)}"
 
 
 def stored(server: Server, namespace: str) -> list[Any]:
