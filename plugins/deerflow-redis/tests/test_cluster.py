@@ -15,7 +15,12 @@ from redis.crc import key_slot
 import deerflow_redis
 from deerflow_backends import ConfigError, NewThread, PutFact, StreamBridge, load_configuration
 from deerflow_backends.backends import plan
-from deerflow_redis.layout import encoded
+from deerflow_backends.binding import Binding
+from deerflow_backends.cursors import Read
+from deerflow_backends.hub import Hub
+from deerflow_backends.streams import StreamOptions
+from deerflow_redis.layout import StreamKeys, encoded
+from deerflow_redis.pubsub import PubSubTail
 from redis_histories import Reader, Writer, history_of, judge, opened, until
 from redis_servers import HOST, Cluster, Server
 
@@ -296,3 +301,28 @@ def test_a_stalled_node_is_replaced(valkey_replicated: Cluster) -> None:
             await finish(bridge, writers, readers)
 
     asyncio.run(run())
+
+
+def test_listeners_asked_for_at_once_are_one(valkey_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G9: however many find at once that a node is not listened to yet, one listener is made, and none left behind."""
+
+    async def run() -> None:
+        async with deerflow_redis.connect(url=valkey_cluster.url, topology="cluster", namespace="atonce") as connection:
+            lane = connection.lane()
+            binding = Binding("the hub of a tail under test")
+            hub = Hub(binding, _never_read, StreamOptions())
+            tail = PubSubTail(connection, hub, StreamKeys("atonce", 0), lane)
+            before = asyncio.all_tasks()
+            address = (await connection.servers.primaries())[0]
+            monkeypatch.setattr(connection.servers, "_nodes", [])  # so that both must ask, and wait
+            first, second = await asyncio.gather(tail.listener(address), tail.listener(address))
+            assert first is second
+            assert asyncio.all_tasks() - before == {first.task}
+            await tail.close()
+            await lane.close(0)
+
+    asyncio.run(run())
+
+
+async def _never_read(run_id: str, after: int, limit: int, max_bytes: int) -> Read:
+    raise AssertionError("nobody subscribes")

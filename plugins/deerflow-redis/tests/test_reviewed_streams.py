@@ -180,18 +180,18 @@ def test_an_end_while_the_xread_connects(server: Server, namespace: str, monkeyp
     """Readers hear an END that is written before the connection for their wake-ups has come about (S3)."""
     monkeypatch.setattr(hub, "_ROUND_SECONDS", 3_600.0)  # no look around finds it
     monkeypatch.setattr(hub, "_STEP_SECONDS", 3_600.0)
-    identify = topologies.identify
+    connect = topologies.connect_to_primary
 
     async def main() -> None:
         may_connect = asyncio.Event()
 
-        async def identify_late(connection: Any) -> bytes:
+        async def connect_late(*arguments: Any) -> Any:
             await may_connect.wait()
-            return await identify(connection)
+            return await connect(*arguments)
 
         async with opened_bridge(server.url, namespace, tail="xread") as other:
             await other.publish("run", "n", 0)
-            monkeypatch.setattr(xread, "identify", identify_late)
+            monkeypatch.setattr(xread, "connect_to_primary", connect_late)
             async with (
                 opened_bridge(server.url, namespace, tail="xread") as bridge,
                 Reader(bridge, heartbeat_interval=600) as reader,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deerflow_redis.commands import Command, Sending
 from deerflow_redis.failures import NotSent, is_lasting, is_refused
-from deerflow_redis.topologies import Address, Servers, disconnect, identify
+from deerflow_redis.topologies import Address, Servers, connect_to_primary
 from deerflow_redis.wires import Wire
 
 #: What one batch holds at most; a larger command goes alone.
@@ -130,13 +130,7 @@ class Pipe:
             await self._wire.ended()
             self._wire = None
         if self._wire is None:
-            async with asyncio.timeout(self._timeout_seconds):
-                connection = await self._servers.connect(self.address)
-                try:
-                    incarnation = await identify(connection)
-                except BaseException:
-                    await disconnect(connection)
-                    raise
+            connection, incarnation = await connect_to_primary(self._servers, self.address, self._timeout_seconds)
             self._wire = Wire(connection, incarnation, self._timeout_seconds)
         return self._wire
 

@@ -25,7 +25,7 @@ from deerflow_redis.connection import Connection
 from deerflow_redis.failures import code_of, is_cut, is_passing, translated, unavailable
 from deerflow_redis.layout import StreamKeys
 from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
-from deerflow_redis.topologies import Address, disconnect, identify, write
+from deerflow_redis.topologies import Address, connect_to_primary, disconnect, write
 from deerflow_redis.transport import Lane
 from deerflow_redis.wire import seen_in
 
@@ -79,7 +79,8 @@ class PubSubTail:
         """Return the one connection to a server."""
         if address not in self._listeners:
             probe = await self.channel_at(address)
-            self._listeners.setdefault(address, Listener(self, address, probe))
+            if address not in self._listeners:  # nor made meanwhile: a second one would be left behind
+                self._listeners[address] = Listener(self, address, probe)
         return self._listeners[address]
 
     async def channel_at(self, address: Address | None) -> bytes:
@@ -200,9 +201,8 @@ class Listener:
         while True:
             connection: AbstractConnection | None = None
             try:
-                async with asyncio.timeout(seconds):
-                    connection = await self._tail.connection.servers.connect(self.address)
-                    await identify(connection)  # a replica's subscribers miss what is published while it is cut off
+                # Of a replica one would miss what is published while that is cut off.
+                connection, _ = await connect_to_primary(self._tail.connection.servers, self.address, seconds)
                 await self._converse(connection)
             except (RedisError, OSError, TimeoutError, BackendsError) as error:
                 self._note(error)

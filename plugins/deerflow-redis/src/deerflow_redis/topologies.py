@@ -318,6 +318,23 @@ async def identify(connection: AbstractConnection) -> bytes:
         raise
 
 
+async def connect_to_primary(
+    servers: Servers, address: Address | None, timeout_seconds: float
+) -> tuple[AbstractConnection, bytes]:
+    """Connect to the primary that is there, in time, and return the connection and the server's incarnation.
+
+    Raises:
+        RedisError, OSError, TimeoutError: As `Servers.connect` and `identify`; nothing is left open.
+    """
+    async with asyncio.timeout(timeout_seconds):
+        connection = await servers.connect(address)
+        try:
+            return connection, await identify(connection)
+        except BaseException:  # a cancellation, too
+            await disconnect(connection)
+            raise
+
+
 def incarnation_in(reply: bytes | RedisError) -> bytes:
     """Name the history of writes that a server continues, from its reply to `IDENTIFY`: its incarnation (S2).
 

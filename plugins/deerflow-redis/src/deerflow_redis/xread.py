@@ -24,7 +24,7 @@ from deerflow_redis.failures import code_of, is_cut, is_passing, translated
 from deerflow_redis.layout import StreamKeys
 from deerflow_redis.pipes import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from deerflow_redis.scripts import script
-from deerflow_redis.topologies import disconnect, identify, write
+from deerflow_redis.topologies import connect_to_primary, disconnect, write
 from deerflow_redis.transport import Lane
 from deerflow_redis.wire import head_in
 
@@ -103,9 +103,9 @@ class XreadTail:
         while True:
             connection: AbstractConnection | None = None
             try:
-                async with asyncio.timeout(self._connection.timeout_seconds):
-                    connection = await self._connection.servers.connect(None)
-                    await identify(connection)
+                seconds = self._connection.timeout_seconds
+                connection, _ = await connect_to_primary(self._connection.servers, None, seconds)
+                async with asyncio.timeout(seconds):
                     self._places.setdefault(self._unblock, _START)
                     self._places[self._keys.ends] = await self._last_end(connection)
                 self._hub.wake_all()  # ends may have come in between, at the first time too
