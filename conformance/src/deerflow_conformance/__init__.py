@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deerflow_conformance.conformances import conform, conform_plugin
+    from deerflow_conformance.reruns import rerun
     from deerflow_conformance.results import BrokenUse, KnownFailure
     from deerflow_conformance.spaces import Space
 
-__all__ = ["BrokenUse", "KnownFailure", "Space", "conform", "conform_plugin"]
+__all__ = ["BrokenUse", "KnownFailure", "Space", "conform", "conform_plugin", "rerun"]
 
 _HOMES = {
     "BrokenUse": "results",
@@ -18,6 +19,7 @@ _HOMES = {
     "Space": "spaces",
     "conform": "conformances",
     "conform_plugin": "conformances",
+    "rerun": "reruns",
 }
 
 

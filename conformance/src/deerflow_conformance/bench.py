@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import pprint
+import random
 import secrets
 import shutil
 import sys
@@ -26,10 +27,13 @@ from hypothesis.strategies import SearchStrategy
 from deerflow_backends.capabilities import OPTIONS
 from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
-from deerflow_conformance.checks import Check, NotApplicable, Unkept
+from deerflow_conformance.checks import Check, CouldNotRun, NotApplicable, Unkept
 from deerflow_conformance.isolation import Blocked, run_isolated
+from deerflow_conformance.networks import Network
 from deerflow_conformance.promises import Capability
 from deerflow_conformance.replicas import Process
+from deerflow_conformance.rivals import Rivals
+from deerflow_conformance.servers import Server
 from deerflow_conformance.spaces import Space
 from deerflow_conformance.virtual_time import START_MICROSECONDS, VirtualTimeLoop
 
@@ -58,7 +62,9 @@ class Bench:
         short_ttl: An age worth waiting for, in seconds.
         program: The failing program of the last `explore` or `run` that failed, None if nothing was generated.
         swallowed: Whether the last error inside an opening would not have come out of the author's function.
-        exempted: What `not_applicable` raised last.
+        skipped: What `not_applicable` or `could_not_run` raised last.
+        random: For moments that the seed decides; anew for each check.
+        durable: Whether what was acknowledged before the server's stop is said to be there after its start.
     """
 
     def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0, shorten: bool = True) -> None:
@@ -72,34 +78,48 @@ class Bench:
         self._helper = Process(conformance)
         self.capability: Capability = conformance.capability
         self.reach: Reach = "process"
+        self._asked = False
         self.exempt: dict[str, str] = {}
         self.virtual = conformance.virtual_time
         self.seed = seed
         self.short_ttl = 30.0 if self.virtual else 1.0
         self.program: str | None = None
         self.swallowed = False
-        self.exempted: NotApplicable | None = None
+        self.skipped: NotApplicable | CouldNotRun | None = None
+        self.durable = conformance.durable
+        self.random = random.Random()  # noqa: S311  # nothing secret
+        self._server = Server(conformance)
+        self._rivals = Rivals(conformance)
+        self._wants_rivals = False
         self._label = ""
         #: What `run` was given, while a check is asked for its bodies and not run.
         self._gathered: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
         self._counted = 0
         self._counting = False
 
+    @property
+    def known_reach(self) -> Reach | None:
+        """What the backend says of its reach, or None as long as nobody has asked it."""
+        return self.reach if self._asked else None
+
     def close(self) -> None:
-        """End the helper process, if there is one, and remove the folder."""
+        """End the helper processes, if there are any, and remove the folder."""
         self._helper.close()
+        self._rivals.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # ------------------------------------------------------------------ places and objects
 
-    def space(self, **options: Any) -> Space:
-        """Return a fresh space whose capability opens with *options*."""
+    def space(self, *, timeout_seconds: float = 5.0, publish_timeout_seconds: float = 60.0, **options: Any) -> Space:
+        """Return a fresh space whose capability opens with *options* and these timeouts."""
         self._spaces += 1
         return Space(
             f"{self._run}_{self._spaces}",
             OPTIONS[self.capability](**options),
             self._folder,
             self._virtual_clock if self.virtual else wall_clock,
+            timeout_seconds,
+            publish_timeout_seconds,
         )
 
     def space_like(self, space: Space) -> Space:
@@ -125,6 +145,55 @@ class Bench:
     def replica(self, space: Space) -> AbstractAsyncContextManager[Any]:
         """Open the capability on *space* as another replica would: in another process, if the reach allows one."""
         return self.open(space) if self.reach == "process" else self._helper.open(space)
+
+    def rival(self, space: Space) -> AbstractAsyncContextManager[Any]:
+        """Open the capability on *space* in a process of its own, which may be killed: see `process_of`.
+
+        Where the reach is one process it is opened in this one.
+        """
+        return self.open(space) if self.reach == "process" else self._rivals.open(space)
+
+    @staticmethod
+    def process_of(rival: Any) -> Process:
+        """Return the process that a *rival* lives in: to kill, stop and resume it."""
+        process: Process = rival.process
+        return process
+
+    @asynccontextmanager
+    async def network(self, space: Space) -> AsyncIterator[Network]:
+        """Put the kit's proxies between the backend and its servers, for what opens the network's ``space``.
+
+        Where there is no server the check does not apply; where the author's function does not use `Space.via`, it
+        could not run.
+        """
+        if self.reach != "network":
+            self.not_applicable(f"its reach is one {self.reach}: there is no network between it and its data")
+        network = Network(space)
+        try:
+            async with self.open(network.space):
+                pass
+            if not network.made:
+                self.could_not_run(
+                    "no connection went through the kit's proxy: open what space.via(url) returns in place of the url"
+                )
+            yield network
+        finally:
+            await network.close()
+
+    async def stop_server(self) -> None:
+        """Stop the server as the author does; where he did not say how, the check does not apply."""
+        if self._conformance.stop is None:
+            self.not_applicable("the function was given no start= and stop=, so no restart was tried")
+        await self._server.stop()
+
+    async def start_server(self) -> None:
+        """Start it again."""
+        await self._server.start()
+
+    async def restart(self) -> None:
+        """Stop the server and start it again."""
+        await self.stop_server()
+        await self.start_server()
 
     async def owned(self, space: Space) -> Any:
         """Return what the backend owns of *space* by the author's own count, or None if the author gave none."""
@@ -173,7 +242,7 @@ class Bench:
         self._gathered = gathered
         try:
             check.function(self)
-        except NotApplicable:
+        except (NotApplicable, CouldNotRun):
             gathered.clear()
         finally:
             self._gathered = None
@@ -191,7 +260,7 @@ class Bench:
                 raise _Enough
             try:
                 self._isolated(lambda: body(program))
-            except NotApplicable:
+            except (NotApplicable, CouldNotRun):
                 raise
             except (Exception, Blocked) as error:
                 first_failed_at = first_failed_at or time.monotonic()
@@ -209,7 +278,7 @@ class Bench:
             if isinstance(failure, Blocked):
                 raise Unkept("an end", str(failure)) from failure
             raise failure from None
-        except NotApplicable:
+        except (NotApplicable, CouldNotRun):
             raise
         except Exception:
             if failed:
@@ -245,14 +314,24 @@ class Bench:
         if self.reach != "process":
             # Before what is counted as left over.
             self._helper.ready()
+            if self._wants_rivals:
+                self._rivals.ready()
+        shuffled = random.Random(self.random.random()) if self.virtual and self._wants_rivals else None  # noqa: S311
         try:
-            run_isolated(body, virtual=self.virtual)
+            run_isolated(body, virtual=self.virtual, shuffled=shuffled)
         finally:
             self._stop_counting()
+            self._server.mend()
 
-    def label(self, name: str) -> None:
-        """Name the check that comes, so that each draws other programs."""
-        self._label = name
+    def declared(self, reach: Reach, exempt: dict[str, str]) -> None:
+        """Take down what the backend says of itself."""
+        self.reach, self.exempt, self._asked = reach, exempt, True
+
+    def begin(self, check: Check) -> None:
+        """Prepare for *check*, so that each draws other programs and moments."""
+        self._label = check.name
+        self.random = random.Random(f"{self.seed} {self.capability} {check.name}")  # noqa: S311
+        self._wants_rivals = check.level in ("L2", "L3")
 
     # ------------------------------------------------------------------ time
 
@@ -286,8 +365,13 @@ class Bench:
 
     def not_applicable(self, reason: str) -> NoReturn:
         """End the check as *not applicable*: only for what the contract itself exempts."""
-        self.exempted = NotApplicable(reason)
-        raise self.exempted
+        self.skipped = NotApplicable(reason)
+        raise self.skipped
+
+    def could_not_run(self, reason: str) -> NoReturn:
+        """End the check without an answer: something that it needs is missing, and the verdict is incomplete."""
+        self.skipped = CouldNotRun(reason)
+        raise self.skipped
 
     def work(self) -> int:
         """Return how much work was done so far: only differences mean something, within one body.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from deerflow_conformance.promises import PROMISES
+from deerflow_conformance.promises import LEVELS, PROMISES, Level
 
 if TYPE_CHECKING:
     from deerflow_conformance.bench import Bench
@@ -17,8 +17,8 @@ CheckFunction: TypeAlias = "Callable[[Bench], None]"
 
 #: The modules that hold the checks of each letter; loaded when first asked for.
 _MODULES: Final = {
-    "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers"),
-    "S": ("streams", "stream_cursors", "stream_subscribers", "stream_retention", "stream_cleanups"),
+    "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers", "kills", "outages"),
+    "S": ("streams", "stream_cursors", "stream_subscribers", "stream_retention", "stream_cleanups", "outages"),
     "M": ("memories", "memory_reads", "memory_copies"),
     "T": ("threads", "thread_pages", "thread_copies"),
     "C": ("counters", "counter_buffers"),
@@ -43,6 +43,10 @@ class NotApplicable(unittest.SkipTest):
     """The contract itself exempts this backend. (A `SkipTest`, which Hypothesis passes on instead of shrinking it.)"""
 
 
+class CouldNotRun(unittest.SkipTest):
+    """Something that the check needs is missing, so nobody knows whether the promise is kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One test of one promise.
@@ -52,6 +56,7 @@ class Check:
         name: The function's.
         sentence: The first line of its docstring.
         function: What runs it.
+        level: The level that it belongs to.
         waits: Whether it mostly waits for time to pass, so that it may run beside others that do.
     """
 
@@ -59,14 +64,16 @@ class Check:
     name: str
     sentence: str
     function: CheckFunction
+    level: Level = "L1"
     waits: bool = False
 
 
-def check(number: str, *, waits: bool = False) -> Callable[[CheckFunction], CheckFunction]:
+def check(number: str, *, level: Level = "L1", waits: bool = False) -> Callable[[CheckFunction], CheckFunction]:
     """Register a test of the promise *number*; its docstring's first line says what is tested.
 
     Args:
         number: Such as ``S3``.
+        level: At which level it runs, and above; ``load`` on its own. At least the promise's own.
         waits: Whether it mostly waits for time to pass. In real time all such checks of a capability run at once.
 
     Raises:
@@ -74,6 +81,8 @@ def check(number: str, *, waits: bool = False) -> Callable[[CheckFunction], Chec
     """
     if number not in PROMISES:
         raise ValueError(f"there is no promise {number!r}")
+    if LEVELS.index(level) < LEVELS.index(PROMISES[number].level):
+        raise ValueError(f"{number} is tested from {PROMISES[number].level} on, not at {level}")
 
     def register(function: CheckFunction) -> CheckFunction:
         if not function.__doc__:
@@ -81,17 +90,18 @@ def check(number: str, *, waits: bool = False) -> Callable[[CheckFunction], Chec
         checks = _registry.setdefault(number, [])
         if any(one.name == function.__name__ for one in checks):
             raise ValueError(f"{number} already has a check named {function.__name__}")
-        checks.append(Check(number, function.__name__, function.__doc__.strip().splitlines()[0], function, waits))
+        sentence = function.__doc__.strip().splitlines()[0]
+        checks.append(Check(number, function.__name__, sentence, function, level, waits))
         return function
 
     return register
 
 
 def checks_of(number: str) -> list[Check]:
-    """Return the checks of a promise in the order they were written; none if it has none."""
+    """Return the checks of a promise, those of lower levels first, else as they were written; none if it has none."""
     for name in _MODULES[number[0]]:
         importlib.import_module(f"deerflow_conformance.{name}")
-    return list(_registry.get(number, ()))
+    return sorted(_registry.get(number, ()), key=lambda one: LEVELS.index(one.level))
 
 
 def expect(condition: object, wanted: Any, got: Any) -> None:

@@ -19,10 +19,10 @@ from deerflow_conformance.conformances import Conformance, conform_plugin
 from deerflow_conformance.promises import (
     CAPABILITIES,
     CONTRACT_VERSION,
+    EVERYTHING,
     HARNESS,
     LEVELS,
     PROMISES,
-    TESTED_LEVELS,
     Capability,
     Level,
     promises_of,
@@ -82,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> Exit:
     if not 0 < options.budget < math.inf:
         raise BrokenUse(f"--budget must be more than 0, not {options.budget}")
-    wanted: Level = options.level or TESTED_LEVELS[-1]
-    level = wanted if wanted in TESTED_LEVELS else TESTED_LEVELS[-1]
+    level: Level = options.level or EVERYTHING
     conformances = _conformances(options.name, _settings(options.set))
     if options.only:
         conformances = [one for one in conformances if one.capability == options.only]
@@ -98,9 +97,6 @@ def _run(options: argparse.Namespace) -> Exit:
     else:
         _say("", *(verdict.line() for verdict in verdicts))
     code = exit_of(verdicts)
-    if level != wanted:
-        print(f"incomplete: this kit tests {' and '.join(TESTED_LEVELS)}, not {wanted}", file=sys.stderr)  # noqa: T201
-        code = Exit.INCOMPLETE if code is Exit.CONFORMANT else code
     return code
 
 
@@ -135,7 +131,7 @@ def _numbers(capability: Capability, level: Level, wanted: str | None) -> list[s
 
 
 def _judged(conformance: Conformance, level: Level, numbers: Sequence[str], options: argparse.Namespace) -> Verdict:
-    run = Run(conformance, seed=options.seed, budget=options.budget)
+    run = Run(conformance, level=level, seed=options.seed, budget=options.budget)
     results: list[Result] = []
     try:
         run.start()
@@ -150,7 +146,7 @@ def _judged(conformance: Conformance, level: Level, numbers: Sequence[str], opti
         results.insert(0, harness)
         if not options.json:
             _tell(harness, _replay(conformance, HARNESS.number, options))
-    return Verdict(conformance.capability, level, tuple(results))
+    return Verdict(conformance.capability, level, tuple(results), run.verdict.reach)
 
 
 def _tell(result: Result, replay: str) -> None:

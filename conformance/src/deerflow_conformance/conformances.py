@@ -15,6 +15,7 @@ from deerflow_conformance.spaces import Space
 
 Opening: TypeAlias = Callable[[Space], AsyncIterator[Any]]
 Switch: TypeAlias = Callable[[], Awaitable[None] | None]
+Server: TypeAlias = Callable[[], Awaitable[str] | str]
 Owned: TypeAlias = Callable[[Space], Awaitable[int] | int]
 
 #: Where a module keeps the names it has conformed, to notice a second one.
@@ -53,8 +54,10 @@ class Conformance:
         function: Opens the capability on a space: an async generator function.
         recipe: How another process does the same.
         line: Where the function is, for messages.
-        start: Starts the server, called once before anything is opened.
-        stop: Stops it, called once at the end, also when start failed half-way.
+        start: Starts the server, called before anything is opened, and again after `stop`.
+        stop: Stops it, called at the end, also when start failed half-way, and in between to see it gone.
+        durable: What was acknowledged before `stop` is there after `start` (G12).
+        server: What the server calls itself, for reports.
         owned: Counts what is stored of a space (G11).
         work: The backend's own count of statements or instructions so far (M9, T9).
         virtual_time: The function uses `Space.clock`, and nothing but the event loop's time and tasks.
@@ -69,6 +72,8 @@ class Conformance:
     line: int = 0
     start: Switch | None = None
     stop: Switch | None = None
+    durable: bool = False
+    server: Server | None = None
     owned: Owned | None = None
     work: Callable[[], int] | None = None
     virtual_time: bool = False
@@ -85,6 +90,8 @@ def conform(
     plugin: str,
     start: Switch | None = None,
     stop: Switch | None = None,
+    durable: bool = False,
+    server: Server | None = None,
     owned: Owned | None = None,
     work: Callable[[], int] | None = None,
     virtual_time: bool = False,
@@ -98,16 +105,24 @@ def conform(
     Args:
         capability: ``stream_bridge``, ``memory``, ``thread_index`` or ``counters``.
         plugin: The entry point's name.
-        start: Starts the server.
-        stop: Stops it.
+        start: Starts the server. With *stop* it is also called between checks and in the middle of some, to see
+            what a restart does: the server must come back at the same address.
+        stop: Stops it: best by SIGKILL, as a crash would.
+        durable: What was acknowledged before *stop* is there after *start*: the kit holds the backend to it (G12).
+        server: Returns what the server calls itself, such as ``"Valkey 9.1.0"``, for reports.
         owned: Counts what is stored of a space: with it the kit checks that nothing expired stays.
         work: The backend's own count of statements so far; without it the kit counts lines of Python.
         virtual_time: Time is virtual: for backends without threads, sockets and processes that take ``space.clock``.
         known_failures: Failures that are tracked, by promise number.
 
     Raises:
-        BrokenUse: No such capability or promise, no async generator function, or a name or capability given twice.
+        BrokenUse: No such capability or promise, no async generator function, a name or capability given twice, or
+            one of *start* and *stop* without the other.
     """
+    if (start is None) != (stop is None):
+        raise BrokenUse("start= and stop= go together: the kit calls both more than once")
+    if durable and start is None:
+        raise BrokenUse("durable=True needs start= and stop=: nobody could hold the backend to it")
     known = next((one for one in CAPABILITIES if one == capability), None)
     if known is None:
         raise BrokenUse(f"there is no capability {capability!r}; there are {', '.join(CAPABILITIES)}")
@@ -129,6 +144,8 @@ def conform(
             code.co_firstlineno,
             start,
             stop,
+            durable,
+            server,
             owned,
             work,
             virtual_time,

@@ -29,12 +29,11 @@ def it_opens(bench: Bench) -> None:
             expect(reach in get_args(Reach), f"a reach of {get_args(Reach)}", repr(reach))
             if bench.virtual:
                 expect(reach == "process", "a reach of 'process' with virtual_time=True", repr(reach))
-            bench.reach = cast("Reach", reach)
             exempt = dict(getattr(opened, "exempt", {}))
             allowed = ", ".join(sorted(EXEMPTIBLE))
             expect(exempt.keys() <= EXEMPTIBLE, f"nothing declared as not applying but {allowed}", exempt)
             expect(all(exempt.values()), "a reason for each promise that is declared as not applying", exempt)
-            bench.exempt = exempt
+            bench.declared(cast("Reach", reach), exempt)
 
     bench.run(body)
 

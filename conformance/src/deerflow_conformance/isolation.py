@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import io
 import os
+import random
 import signal
 import sys
 import threading
@@ -35,12 +37,15 @@ class Leftover(AssertionError):
     """The body ended, and something that it started had not."""
 
 
-def run_isolated(body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool) -> None:
+def run_isolated(
+    body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool, shuffled: random.Random | None = None
+) -> None:
     """Run *body* to its end in an event loop of its own.
 
     Args:
         body: Makes the coroutine to run.
         virtual: Whether time is virtual.
+        shuffled: In virtual time, draws the order in which tasks go on that could do so at the same moment.
 
     Raises:
         Hang: It did not end within 60 s, or 600 s of virtual time, or waits for nothing that could come.
@@ -52,7 +57,8 @@ def run_isolated(body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool
     threads, handles = set(threading.enumerate()), open_handles()
     complaints: list[str] = []
     with _complaints_to(complaints), _blocking_ends_after(REAL_SECONDS + 10):
-        with asyncio.Runner(loop_factory=VirtualTimeLoop if virtual else asyncio.new_event_loop) as runner:
+        loops = functools.partial(VirtualTimeLoop, shuffled) if virtual else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=loops) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(_told(context)))
             try:
                 runner.run(_supervised(body, VIRTUAL_SECONDS if virtual else REAL_SECONDS))

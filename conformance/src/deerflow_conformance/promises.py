@@ -1,13 +1,15 @@
 """The numbered promises of contract 1.0: what each says, at which level it is tested, and what it builds on.
 
-The set is frozen with the contract's version. A level needs what conformance/README.md says it needs; this kit tests
-L0 and L1, and lists the others so that a verdict can name what it did not look at.
+The set is frozen with the contract's version.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from deerflow_backends.streams import Reach
 
 #: The contract version that these promises belong to.
 CONTRACT_VERSION: Final = "1.0"
@@ -17,8 +19,8 @@ Level: TypeAlias = Literal["L0", "L1", "L2", "L3", "load"]
 
 CAPABILITIES: Final[tuple[Capability, ...]] = get_args(Capability)
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
-#: The levels that this kit can test.
-TESTED_LEVELS: Final[tuple[Level, ...]] = ("L0", "L1")
+#: What is asked for where nothing is: the highest level that the backend's reach allows, and load.
+EVERYTHING: Final[Level] = "load"
 
 #: The promise of each capability without which nothing else about it can be judged.
 FIRST: Final[dict[Capability, str]] = {
@@ -37,7 +39,7 @@ class Promise:
         number: Such as ``S3``.
         capabilities: Whose promise it is.
         sentence: What it says, in short.
-        level: The lowest level that tests it.
+        level: The lowest level that tests it, and so counts it.
         counted: Whether a verdict counts it.
         needs: Promises without which it cannot be judged: when one of them fails, this one *could not run*.
     """
@@ -89,7 +91,7 @@ _ALL: list[Promise] = [
     ),
     _general("G3", "A value or a batch of up to 8 MiB is accepted; a larger one is refused and nothing is written."),
     _general("G4", "What belongs to one user, run, thread or namespace is never seen or changed through another."),
-    _general("G5", "A write takes effect at most once, and an error says whether it may have.", "L3"),
+    _general("G5", "A write takes effect at most once, and an error says whether it may have.", "L2"),
     _general("G6", "Promises hold over all replicas within reach: a finished write is visible to the next read."),
     _general("G7", "In an outage calls fail in bounded time, and the same object works again afterwards.", "L3"),
     _general("G8", "A cancelled call leaves the object usable and no task behind."),
@@ -200,12 +202,22 @@ PROMISES: Final[dict[str, Promise]] = {
 }
 
 
+def levels_of(asked: Level, reach: Reach) -> tuple[Level, ...]:
+    """Return the levels that run when *asked* for, of a backend of this *reach*; what is above it needs more reach.
+
+    L3 puts faults between processes, so it needs a reach beyond one. Asked for by name it is in the answer all the
+    same: a verdict must not look whole without it.
+    """
+    wanted = LEVELS[: LEVELS.index(asked) + 1]
+    return tuple(one for one in wanted if one != "L3" or asked == "L3" or reach != "process")
+
+
 def promises_of(capability: Capability, level: Level | None = None) -> list[Promise]:
     """Return the counted promises of *capability*, its own before the general ones, the needed before the needing.
 
     Args:
         capability: Whose.
-        level: Only those tested up to this level; None for all.
+        level: Only those that count when it is asked for; None for all.
     """
     found = [
         promise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Coroutine
@@ -20,6 +21,8 @@ from urllib.parse import urlsplit
 _CHUNK_BYTES: Final = 65_536
 #: Of what a client sent before, this much is remembered: a match may begin in one chunk and end in the next.
 _TAIL_BYTES: Final = 4_096
+#: A throttled direction passes on what it may in so many seconds at a time.
+_SLICE_SECONDS: Final = 0.05
 
 
 @asynccontextmanager
@@ -31,12 +34,18 @@ async def proxy(host: str, port: int) -> AsyncIterator[Proxy]:
     """
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     family, *_, address = infos[0]
-    opened = Proxy(family, address)
+    opened = open_proxy(family, address)
     try:
-        opened.accept()
         yield opened
     finally:
-        await opened._close()
+        await opened.close()
+
+
+def open_proxy(family: int, address: tuple[Any, ...]) -> Proxy:
+    """Listen as `proxy` does, without awaiting anything: its caller closes it."""
+    opened = Proxy(family, address)
+    opened.accept()
+    return opened
 
 
 class Proxy:
@@ -66,6 +75,11 @@ class Proxy:
     def open(self) -> int:
         """How many connections are open at present, half-open ones included."""
         return len(self._connections)
+
+    @property
+    def requests(self) -> int:
+        """How many pieces of requests were passed on so far: what was written at once comes in one piece, mostly."""
+        return self._switches.requests
 
     def url(self, url: str) -> str:
         """Return *url* with this proxy in place of its host and port; its credentials, path and query stay."""
@@ -98,8 +112,9 @@ class Proxy:
         self._switches.flowing.clear()
 
     def release(self) -> None:
-        """End `hold`: what was held back goes on. End `half_open` for connections made from now on."""
+        """End `throttle`, and `hold`: what was held back goes on. End `half_open` for connections made from now on."""
         self._switches.swallowing = False
+        self._switches.bytes_per_second = None
         self._switches.flowing.set()
 
     def half_open(self) -> None:
@@ -111,8 +126,16 @@ class Proxy:
         for connection in self._connections:
             connection.swallowing = True
 
+    def throttle(self, bytes_per_second: float) -> None:
+        """Pass on only so much in each direction of each connection, new ones too, until `release`."""
+        if not bytes_per_second > 0:
+            raise ValueError(f"bytes_per_second must be more than 0, not {bytes_per_second!r}")
+        self._switches.bytes_per_second = bytes_per_second
+
     def lose_reply(self, match: bytes) -> asyncio.Event:
         """Let the server do the next request that contains *match*, and end the connection in place of its answer.
+
+        Any request contains ``b""``.
 
         The first bytes that the server sends after the match, whatever they answer, and all later ones are lost.
 
@@ -131,9 +154,13 @@ class Proxy:
         """
         return self._expect(match, delivering=False)
 
+    def forget_losses(self) -> None:
+        """Take back what `lose_reply` and `lose_request` asked for and did not happen yet."""
+        self._switches.faults.clear()
+
     def _expect(self, match: bytes, *, delivering: bool) -> asyncio.Event:
-        if not 0 < len(match) <= _TAIL_BYTES:
-            raise ValueError(f"match must be 1 to {_TAIL_BYTES} bytes, not {len(match)}")
+        if len(match) > _TAIL_BYTES:
+            raise ValueError(f"match must be at most {_TAIL_BYTES} bytes, not {len(match)}")
         fault = _Fault(match, delivering)
         self._switches.faults.append(fault)
         return fault.happened
@@ -157,7 +184,7 @@ class Proxy:
         if error is not None and not isinstance(error, ConnectionError):
             self._errors.append(error)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """Reset all connections and give the port back; raise what went wrong in the proxy itself."""
         self.refuse()
         self._reserved.close()
@@ -175,11 +202,15 @@ class _Switches:
     Attributes:
         flowing: Set unless everything is held back.
         swallowing: New connections swallow everything.
+        bytes_per_second: How fast each direction of a connection is, None for as fast as it goes.
         faults: Requests and replies that are still to be lost.
+        requests: How many pieces of requests were passed on.
     """
 
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     swallowing: bool = False
+    bytes_per_second: float | None = None
+    requests: int = 0
     faults: list[_Fault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -188,7 +219,7 @@ class _Switches:
     def fault_in(self, before: bytes, chunk: bytes) -> _Fault | None:
         """Take and return the fault whose match ends in *chunk*, which follows *before*, if there is one."""
         for fault in self.faults:
-            overlap = min(len(fault.match) - 1, len(before))
+            overlap = min(max(len(fault.match) - 1, 0), len(before))
             if fault.match in before[len(before) - overlap :] + chunk:
                 self.faults.remove(fault)
                 return fault
@@ -265,7 +296,8 @@ class _Connection:
                     break
                 self._losing = fault
             before = (before + chunk)[-_TAIL_BYTES:]
-            await loop.sock_sendall(self._server, chunk)
+            self._switches.requests += 1
+            await self._pass_on(chunk, self._server)
         await self._finish(self._server)
 
     async def _replies(self) -> None:
@@ -277,8 +309,16 @@ class _Connection:
             if self._losing is not None:
                 self._lose(self._losing)
             else:
-                await loop.sock_sendall(self._client, chunk)
+                await self._pass_on(chunk, self._client)
         await self._finish(self._client)
+
+    async def _pass_on(self, chunk: bytes, side: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while (speed := self._switches.bytes_per_second) is not None and chunk:
+            part, chunk = chunk[: math.ceil(speed * _SLICE_SECONDS)], chunk[math.ceil(speed * _SLICE_SECONDS) :]
+            await asyncio.sleep(len(part) / speed)
+            await loop.sock_sendall(side, part)
+        await loop.sock_sendall(side, chunk)
 
     def _lose(self, fault: _Fault) -> None:
         """End the client's side; what reads from it then comes to an end too, and tells the server."""

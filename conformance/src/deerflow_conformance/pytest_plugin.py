@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from deerflow_conformance.promises import CAPABILITIES, HARNESS, TESTED_LEVELS, Level, promises_of
+from deerflow_conformance.promises import CAPABILITIES, EVERYTHING, HARNESS, LEVELS, Level, promises_of
 from deerflow_conformance.results import BrokenUse, Result, State, Verdict
 from deerflow_conformance.texts import result_text
 
 if TYPE_CHECKING:
+    from deerflow_backends.streams import Reach
     from deerflow_conformance.conformances import Conformance, PluginConformance
     from deerflow_conformance.runs import Run
 
 #: The rest of the kit is imported only once a test file has done so: pytest loads this module in every project.
 _KIT: Final = "deerflow_conformance.conformances"
+
+_LEVEL_HELP: Final = "up to this level; without it, or with 'load', the highest that applies, and load"
 
 _collected = pytest.StashKey[dict[tuple[str, str], str]]()
 
@@ -38,7 +41,7 @@ class Unkept(Exception):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that the command has too."""
     group = parser.getgroup("conformance", "deerflow-conformance")
-    group.addoption("--conformance-level", choices=TESTED_LEVELS, default=TESTED_LEVELS[-1], help="up to this level")
+    group.addoption("--conformance-level", choices=LEVELS, default=EVERYTHING, help=_LEVEL_HELP)
     group.addoption("--conformance-seed", type=int, default=0, help="what generated programs are drawn from")
     group.addoption("--conformance-budget", type=float, default=1.0, help="factor on the number of programs")
 
@@ -109,6 +112,7 @@ class ConformanceCollector(pytest.Collector):
 
         self._run = Run(
             self.conformance,
+            level=self.config.getoption("conformance_level"),
             seed=self.config.getoption("conformance_seed"),
             budget=self.config.getoption("conformance_budget"),
         )
@@ -127,6 +131,11 @@ class ConformanceCollector(pytest.Collector):
         if self._run is None:
             raise RuntimeError("judged before setup")
         return self._run.judge(number)
+
+    @property
+    def reach(self) -> Reach | None:
+        """What the backend says of its reach, once it was asked."""
+        return None if self._run is None else self._run.verdict.reach
 
 
 class PromiseItem(pytest.Item):
@@ -176,6 +185,7 @@ def pytest_runtest_makereport(
         report.__dict__["conformance"] = {
             "level": item.config.getoption("conformance_level"),
             "plugin": item.parent.conformance.plugin,
+            "reach": item.parent.reach,
             "result": item.result.as_json(),
         }
     return report
@@ -193,6 +203,7 @@ class Summary:
 
     def __init__(self) -> None:
         self._results: dict[tuple[str, str, Level], list[Result]] = {}
+        self._reaches: dict[tuple[str, str, Level], Reach] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the result out of a report."""
@@ -201,6 +212,8 @@ class Summary:
             result = Result.from_json(conformance["result"])
             key = (report.nodeid.rpartition("::")[0], conformance["plugin"], conformance["level"])
             self._results.setdefault(key, []).append(result)
+            if conformance["reach"] is not None:
+                self._reaches[key] = conformance["reach"]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -216,8 +229,9 @@ class Summary:
         terminalreporter.section("conformance")
         # In the order of the contract, whatever order other processes ended in.
         order = sorted(self._results.items(), key=lambda one: (one[0][1], CAPABILITIES.index(one[1][0].capability)))
-        for (_, plugin, level), results in order:
-            verdict = Verdict(results[0].capability, level, tuple(results))
+        for key, results in order:
+            _, plugin, level = key
+            verdict = Verdict(results[0].capability, level, tuple(results), self._reaches.get(key))
             terminalreporter.write_line(f"{plugin}: {verdict.line()}")
             for result in results:
                 if result.state is not State.FAILED and result.reason:

@@ -1,4 +1,4 @@
-"""A capability in another process, with the same Protocol: what `Bench.replica` gives where the reach allows it."""
+"""A capability in another process, with the same Protocol: what `Bench.replica` and `Bench.rival` give."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import signal
 import socket
 import subprocess
 import sys
@@ -26,11 +27,14 @@ _CANCEL_SECONDS: Final = 15.0
 
 
 class ReplicaDied(Exception):
-    """The helper process ended, or did not start: the author's file cannot be imported twice, or the backend kills."""
+    """The helper process ended, or did not start: the author's file cannot be imported twice, or the backend kills.
+
+    Of a call that was pending nobody knows whether it took effect.
+    """
 
 
 class Process:
-    """The helper process of one bench: started once, used over many spaces and event loops.
+    """A helper process: started once, used over many spaces and event loops.
 
     Used after a body that failed half-way, it is started anew: nobody knows what it is still doing.
     """
@@ -68,6 +72,34 @@ class Process:
             self._process.wait()
             self._process = None
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, stopped or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it runs and nobody uses it: whatever was opened in it has been closed."""
+        return self.running and self._linking is None
+
+    def kill(self) -> None:
+        """End the process at once, by SIGKILL, and wait until it is gone; pending calls raise `ReplicaDied`."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Stop the process where it is, by SIGSTOP, until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a stopped process go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
     @asynccontextmanager
     async def open(self, space: Space) -> AsyncIterator[Any]:
         """Open the capability on *space* over there.
@@ -84,11 +116,13 @@ class Process:
         try:
             key = await link.request("open", space)
             try:
-                yield Remote(link, key, self._conformance, await link.request("reach", key))
+                yield Remote(self, link, key, self._conformance, await link.request("reach", key))
             finally:
                 link.at_rest = False
-                await link.request("close", key)
-                link.at_rest = True
+                self.resume()
+                if self.running:  # whoever was killed has nothing to close
+                    await link.request("close", key)
+                    link.at_rest = True
         finally:
             link.users -= 1
             if not link.users:
@@ -201,7 +235,8 @@ def _outcome(state: str, content: Any) -> Any:
 class Remote:
     """Has the methods of its capability's Protocol; each call happens in the other process."""
 
-    def __init__(self, link: Link, key: int, conformance: Conformance, reach: Any) -> None:
+    def __init__(self, process: Process, link: Link, key: int, conformance: Conformance, reach: Any) -> None:
+        self.process = process
         self.reach = reach
         for name in coroutines_of(conformance.capability):
             setattr(self, name, functools.partial(_call, link, key, name))

@@ -7,9 +7,12 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from deerflow_conformance.promises import CONTRACT_VERSION, PROMISES, Capability, Level, promises_of
+from deerflow_conformance.promises import CONTRACT_VERSION, PROMISES, Capability, Level, levels_of, promises_of
+
+if TYPE_CHECKING:
+    from deerflow_backends.streams import Reach
 
 
 class BrokenUse(Exception):
@@ -83,6 +86,10 @@ class Failure:
         message: What was wrong.
         program: The shortest generated program that shows it, or None if nothing was generated.
         trace: Where it happened, the backend's and the check's lines.
+        history: What was called, by whom and when, and what came of it, as short as still shows the failure; None
+            where the check keeps none.
+        cause: What usually lies behind a failure of this promise.
+        snippet: A Python program that runs this check again.
     """
 
     kind: Kind
@@ -91,6 +98,9 @@ class Failure:
     message: str
     program: str | None = None
     trace: str = ""
+    history: str | None = None
+    cause: str = ""
+    snippet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,8 @@ class Result:
         state: What came of it.
         reason: Why it is not applicable, could not run, or is known; else empty, or what half was not applicable.
         failure: Why it failed, also of a known failure.
+        levels: The levels that its checks ran at.
+        seconds: How long they took, for information.
     """
 
     number: str
@@ -110,11 +122,13 @@ class Result:
     state: State
     reason: str = ""
     failure: Failure | None = None
+    levels: tuple[Level, ...] = ()
+    seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, fit for JSON and for other processes."""
         plain = dataclasses.asdict(self)
-        plain["state"] = self.state.value
+        plain["state"], plain["levels"] = self.state.value, list(self.levels)
         if self.failure is not None:
             plain["failure"]["kind"] = self.failure.kind.value
         return plain
@@ -125,7 +139,7 @@ class Result:
         failure = plain["failure"]
         if failure is not None:
             failure = Failure(**{**failure, "kind": Kind(failure["kind"])})
-        return Result(plain["number"], plain["capability"], State(plain["state"]), plain["reason"], failure)
+        return Result(**{**plain, "state": State(plain["state"]), "levels": tuple(plain["levels"]), "failure": failure})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +150,18 @@ class Verdict:
         capability: Whose.
         level: What was asked for.
         results: The harness check's and the promises', each at most once.
+        reach: What the backend says of itself, or None if it could not be asked.
     """
 
     capability: Capability
     level: Level
     results: tuple[Result, ...]
+    reach: Reach | None = None
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that ran."""
+        return levels_of(self.level, self.reach or "process")
 
     def numbers(self, *states: State) -> list[str]:
         """Return the numbers of the counted promises in any of these *states*."""
@@ -180,7 +201,13 @@ class Verdict:
             return f"{self.capability}/{CONTRACT_VERSION} L0 · {harness}"
         detail = f" ({'; '.join(notes)})" if notes else ""
         score = f"{len(passed)}/{len(wanted) - len(exempt)} passed"
-        return f"{self.capability}/{CONTRACT_VERSION} {self.level} · {score}{detail}"
+        return f"{self.capability}/{CONTRACT_VERSION} {self.level_text} · {score}{detail}"
+
+    @property
+    def level_text(self) -> str:
+        """The highest level that ran, and load if that did: ``L2``, ``L3 + load``."""
+        *below, highest = self.levels
+        return highest if highest != "load" else f"{below[-1]} + load"
 
 
 def _listed(numbers: Sequence[str]) -> str:

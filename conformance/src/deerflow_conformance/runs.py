@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import dataclasses
+import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import Check, Unkept, checks_of
-from deerflow_conformance.conformances import Conformance, Switch
+from deerflow_conformance.causes import CAUSES
+from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
+from deerflow_conformance.conformances import Conformance
 from deerflow_conformance.harness import HARNESS_CHECKS
 from deerflow_conformance.isolation import Hang, Leftover
-from deerflow_conformance.promises import HARNESS, PROMISES, TESTED_LEVELS, promises_of
-from deerflow_conformance.results import BrokenUse, Failure, Kind, Result, State
+from deerflow_conformance.promises import EVERYTHING, HARNESS, PROMISES, Level, levels_of, promises_of
+from deerflow_conformance.reruns import rerun_text
+from deerflow_conformance.results import Failure, Kind, Result, State, Verdict
+from deerflow_conformance.servers import switch
 
+_NO_REACH: Final = "its reach is one process, and L3 puts its faults between processes"
 _BLOCKING: Final = (State.FAILED, State.COULD_NOT_RUN)
 _KINDS: Final[dict[type[BaseException], Kind]] = {
     Unkept: Kind.UNKEPT,
@@ -32,6 +36,7 @@ class Run:
     """One run of one capability's checks.
 
     Args:
+        level: What is asked for: this level and those below, or ``load``: all that the backend's reach allows.
         seed: What generated programs are drawn from.
         budget: A factor on how many there are.
         shorten: Whether a failing one is shortened, for a reader.
@@ -41,8 +46,18 @@ class Run:
         results: What came of each promise so far, by number.
     """
 
-    def __init__(self, conformance: Conformance, *, seed: int = 0, budget: float = 1.0, shorten: bool = True) -> None:
+    def __init__(
+        self,
+        conformance: Conformance,
+        *,
+        level: Level = EVERYTHING,
+        seed: int = 0,
+        budget: float = 1.0,
+        shorten: bool = True,
+    ) -> None:
         self.conformance = conformance
+        self.level = level
+        self._seed, self._budget = seed, budget
         self.results: dict[str, Result] = {}
         self._bench = Bench(conformance, seed=seed, budget=budget, shorten=shorten)
         self._started = False
@@ -55,14 +70,19 @@ class Run:
             BrokenUse: The author's start failed.
         """
         self._started = True
-        _switch(self.conformance.start, "start")
+        switch(self.conformance.start, "start")
 
     def close(self) -> None:
         """End what this run started, and the server."""
         self._bench.close()
         if self._started:
             self._started = False
-            _switch(self.conformance.stop, "stop")
+            switch(self.conformance.stop, "stop")
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the promises judged so far amount to."""
+        return Verdict(self.conformance.capability, self.level, tuple(self.results.values()), self._bench.known_reach)
 
     def judge(self, number: str) -> Result:
         """Return what comes of one promise; the harness check comes first, whether asked for or not.
@@ -70,10 +90,12 @@ class Run:
         What the promise needs counts only if it was judged before.
 
         Raises:
-            KitDefect: The promise has no check.
+            KitDefect: The promise has no check at the level asked for.
         """
         if number not in self.results:
-            self.results[number] = self._judge(number)
+            began = time.monotonic()
+            result = self._judge(number)
+            self.results[number] = dataclasses.replace(result, seconds=round(time.monotonic() - began, 3))
         return self.results[number]
 
     def _judge(self, number: str) -> Result:
@@ -88,48 +110,69 @@ class Run:
             before = self.results.get(needed)
             if before is not None and before.state in _BLOCKING:
                 return self._result(number, State.COULD_NOT_RUN, f"it builds on {needed}, which {_became(before)}")
-        return self._finished(number, checks)
+        levels = levels_of(self.level, self._bench.reach)
+        if self._bench.reach == "process" and any(one.level == "L3" for one in checks):
+            if self.level == "L3":
+                return self._result(number, State.COULD_NOT_RUN, f"{_NO_REACH}: ask for no level, or for L2")
+            if PROMISES[number].level == "L3":
+                return self._result(number, State.NOT_APPLICABLE, _NO_REACH)
+        return self._finished(number, [one for one in checks if one.level in levels])
 
-    def _finished(self, number: str, checks: Iterable[Check]) -> Result:
+    def _finished(self, number: str, checks: Sequence[Check]) -> Result:
+        if not checks:
+            raise KitDefect(f"{number} has no check at {self.level}")
         exempt: list[str] = []
+        missing: list[str] = []
         passed = 0
         failure: Failure | None = None
         for check in checks:
-            self._bench.label(check.name)
+            self._bench.begin(check)
             try:
                 if not self._passed_together(check):
                     check.function(self._bench)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a backend that skips the test, or exits, has failed it
-                if error is not self._bench.exempted:
+                if error is not self._bench.skipped:
                     failure = self._failure(check, error)
                     break
-                exempt.append(str(error))
+                (exempt if isinstance(error, NotApplicable) else missing).append(str(error))
             else:
                 passed += 1
+        levels = tuple(dict.fromkeys(one.level for one in checks))
         known = self.conformance.known_failures.get(number)
         if failure is not None:
             state = State.KNOWN_FAILURE if known else State.FAILED
-            return self._result(number, state, str(known or ""), failure)
+            return self._result(number, state, str(known or ""), failure, levels)
+        if missing:
+            return self._result(number, State.COULD_NOT_RUN, "; ".join(dict.fromkeys(missing)), levels=levels)
         if known is not None:
             message = f"it passes now; take it out of known_failures: {known}"
-            return self._result(number, State.FAILED, "", Failure(Kind.FIXED, "", "", message))
+            return self._result(number, State.FAILED, "", Failure(Kind.FIXED, "", "", message), levels)
         state = State.PASSED if passed else State.NOT_APPLICABLE
-        return self._result(number, state, "; ".join(dict.fromkeys(exempt)))
+        return self._result(number, state, "; ".join(dict.fromkeys(exempt)), levels=levels)
 
     def _passed_together(self, check: Check) -> bool:
         """Whether *check* mostly waits, and passed when it waited together with all others of the capability."""
-        if not check.waits or self._bench.virtual:
+        if not check.waits or check.level != "L1" or self._bench.virtual:
             return False
         if self._together is None:
-            promises = promises_of(self.conformance.capability, TESTED_LEVELS[-1])
-            waiting = [one for promise in promises for one in _loaded(promise.number) if one.waits]
+            promises = promises_of(self.conformance.capability, "L1")
+            waiting = [
+                one for promise in promises for one in _loaded(promise.number) if one.waits and one.level == "L1"
+            ]
             self._together = self._bench.passing_together(waiting)
         return check.name in self._together
 
-    def _result(self, number: str, state: State, reason: str, failure: Failure | None = None) -> Result:
-        return Result(number, self.conformance.capability, state, reason, failure)
+    def _result(
+        self,
+        number: str,
+        state: State,
+        reason: str,
+        failure: Failure | None = None,
+        levels: tuple[Level, ...] = (),
+    ) -> Result:
+        return Result(number, self.conformance.capability, state, reason, failure, levels)
 
     def _failure(self, check: Check, raised: BaseException) -> Failure:
         error = _finding(raised) or raised
@@ -137,7 +180,17 @@ class Run:
         if type(error) is AssertionError:
             kind = Kind.UNKEPT
         message = str(error) if kind is not Kind.ERROR else "".join(traceback.format_exception_only(error)).rstrip()
-        return Failure(kind, check.name, check.sentence, message, self._bench.program, _trace(error))
+        return Failure(
+            kind,
+            check.name,
+            check.sentence,
+            message,
+            self._bench.program,
+            _trace(error),
+            history=getattr(error, "timeline", None),
+            cause=CAUSES.get(check.number, ""),
+            snippet=rerun_text(self.conformance, check, seed=self._seed, budget=self._budget),
+        )
 
 
 def _finding(raised: BaseException) -> Unkept | None:
@@ -180,26 +233,9 @@ def _trace(error: BaseException) -> str:
 
 
 #: Files whose lines say nothing about the backend or the check.
-_OWN: Final = ("bench", "isolation", "runs", "checks", "replicas", "wire")
-#: Files whose lines say nothing about the backend or the check.
+_OWN: Final = ("bench", "isolation", "runs", "checks", "replicas", "rivals", "networks", "proxies", "wire")
+#: The same of other people's.
 _MACHINERY: Final = (
     *("/hypothesis/", "/asyncio/", "/contextlib.py"),
     *(f"/deerflow_conformance/{name}.py" for name in _OWN),
 )
-
-
-def _switch(switch: Switch | None, name: str) -> None:
-    if switch is None:
-        return
-    try:
-        switched = switch()
-        if inspect.isawaitable(switched):
-
-            async def wait() -> None:
-                await switched
-
-            asyncio.run(wait())
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise BrokenUse(f"{name}= failed: {error!r}") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deerflow_backends.clocks import Clock
+from deerflow_conformance.routes import Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Space:
         folder: A folder of this run for backends that keep files, the same for all of its spaces; removed afterwards.
         clock: Microseconds since 1970, for backends that take a clock; virtual where the run's time is.
         timeout_seconds: How long a call may wait for its server.
+        publish_timeout_seconds: How long a call that publishes may.
     """
 
     name: str
@@ -26,7 +28,19 @@ class Space:
     folder: Path
     clock: Clock
     timeout_seconds: float = 5.0
+    publish_timeout_seconds: float = 60.0
+    routes: Routes = field(default_factory=Routes, repr=False, compare=False)
 
     def via(self, url: str) -> str:
-        """Return the address to connect to in place of *url*: at the present levels *url* itself."""
-        return url
+        """Return the address to connect to in place of *url*.
+
+        It is *url* itself but where the kit disturbs the network: then its hosts and ports are those of the kit's
+        proxies, everything else stays.
+
+        Args:
+            url: Such as ``redis://user:password@localhost:6379/0`` or ``mongodb://one:27017,two:27017/``.
+
+        Raises:
+            BrokenUse: The kit is to stand between, and *url* has no host and port to stand before.
+        """
+        return self.routes.through(url)

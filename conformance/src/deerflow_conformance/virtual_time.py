@@ -7,6 +7,8 @@ nothing will be, and every deadline would fire at once.
 from __future__ import annotations
 
 import asyncio
+import collections
+import random
 import selectors
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -41,11 +43,26 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time. It has no threads: `run_in_executor` raises."""
+    """An event loop in virtual time. It has no threads: `run_in_executor` raises.
 
-    def __init__(self) -> None:
+    Args:
+        shuffled: Draws the order in which tasks go on that could do so at the same moment; None keeps asyncio's.
+    """
+
+    def __init__(self, shuffled: random.Random | None = None) -> None:
+        self._shuffled = shuffled
         self._virtual = _Selector()
         super().__init__(self._virtual)
+
+    def _run_once(self) -> None:
+        ready: collections.deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # asyncio does not publish it
+        # What asyncio itself promises of the order is about one task at a time, and each has one step in here at most.
+        if self._shuffled is not None and len(ready) > 1:
+            order = list(ready)
+            self._shuffled.shuffle(order)
+            ready.clear()
+            ready.extend(order)
+        super()._run_once()  # type: ignore[misc]
 
     def time(self) -> float:
         """Return the virtual seconds, beginning at `START_SECONDS`."""

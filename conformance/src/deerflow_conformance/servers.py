@@ -1,0 +1,73 @@
+"""The author's server, stopped and started as he says, also in the middle of a check."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from deerflow_conformance.results import BrokenUse
+
+if TYPE_CHECKING:
+    from deerflow_conformance.conformances import Conformance, Switch
+
+
+class Server:
+    """Switches a conformance's server off and on; without ``start`` and ``stop`` both do nothing."""
+
+    def __init__(self, conformance: Conformance) -> None:
+        self._conformance = conformance
+        self._stopped = False
+
+    async def stop(self) -> None:
+        """Stop it. The event loop goes on meanwhile, as do the kit's proxies.
+
+        Raises:
+            BrokenUse: The author's stop failed.
+        """
+        self._stopped = True
+        await _aside(self._conformance.stop, "stop")
+
+    async def start(self) -> None:
+        """Start it again.
+
+        Raises:
+            BrokenUse: The author's start failed.
+        """
+        await _aside(self._conformance.start, "start")
+        self._stopped = False
+
+    def mend(self) -> None:
+        """Start it if a check that failed half-way has left it stopped."""
+        if self._stopped:
+            self._stopped = False
+            switch(self._conformance.start, "start")
+
+
+def switch(function: Switch | None, name: str) -> None:
+    """Call what the author gave as *name*, outside of any event loop.
+
+    Raises:
+        BrokenUse: It failed.
+    """
+    if function is None:
+        return
+    try:
+        switched = function()
+        if inspect.isawaitable(switched):
+
+            async def wait() -> None:
+                await switched
+
+            asyncio.run(wait())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise BrokenUse(f"{name}= failed: {error!r}") from error
+
+
+async def _aside(function: Switch | None, name: str) -> None:
+    """Call it in a thread: it may block, and what it awaits belongs to a loop of its own."""
+    with ThreadPoolExecutor(1, thread_name_prefix="the author's server") as executor:
+        await asyncio.get_running_loop().run_in_executor(executor, switch, function, name)
