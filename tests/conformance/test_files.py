@@ -18,7 +18,7 @@ async def memory(space: Space) -> AsyncIterator[Any]:
         files.connect(
             path=space.folder,
             namespace=space.name,
-            timeout_seconds=60.0,  # a busy machine's disk is no fault of the backend; waiting in vain is G7, at L3
+            timeout_seconds=space.timeout_seconds,
         ) as connection,
         files.open_memory(connection, space.options) as store,
     ):

@@ -17,7 +17,7 @@ def _connected(space: Space) -> AbstractAsyncContextManager[sqlite.Connection]:
         "sqlite",
         path=space.folder,
         namespace=space.name,
-        timeout_seconds=60.0,  # a busy machine's disk is no fault of the backend; waiting in vain is G7, at level L3
+        timeout_seconds=space.timeout_seconds,
         sweep_seconds=0.2,
         count_work=True,
     )

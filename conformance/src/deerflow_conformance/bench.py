@@ -110,8 +110,11 @@ class Bench:
 
     # ------------------------------------------------------------------ places and objects
 
-    def space(self, *, timeout_seconds: float = 5.0, publish_timeout_seconds: float = 60.0, **options: Any) -> Space:
-        """Return a fresh space whose capability opens with *options* and these timeouts."""
+    def space(self, *, timeout_seconds: float = 30.0, publish_timeout_seconds: float = 10.0, **options: Any) -> Space:
+        """Return a fresh space whose capability opens with *options* and these timeouts.
+
+        Long enough for a busy machine: only where waiting in vain is what is looked at they are short.
+        """
         self._spaces += 1
         return Space(
             f"{self._run}_{self._spaces}",

@@ -216,15 +216,16 @@ def conform_plugin(
 
     Args:
         plugin: The entry point's name.
-        connection: Its connection settings; the kit sets ``namespace``, never to the default one.
+        connection: Its connection settings; the kit sets ``namespace``, never to the default one, and the timeouts.
         known_failures: Failures that are tracked, by capability and promise number.
 
     Raises:
-        BrokenUse: *connection* sets a namespace, or *known_failures* names no promise.
+        BrokenUse: *connection* sets a namespace or a timeout, or *known_failures* names no promise.
     """
     settings = dict(connection or {})
-    if "namespace" in settings:
-        raise BrokenUse("connection must not set namespace: each space has its own")
+    for name in ("namespace", "timeout_seconds", "publish_timeout_seconds"):
+        if name in settings:
+            raise BrokenUse(f"connection must not set {name}: each space of the kit has its own")
     failures = known_failures or {}
     for capability, by_number in failures.items():
         for number in by_number:

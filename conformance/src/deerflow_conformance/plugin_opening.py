@@ -12,6 +12,8 @@ from deerflow_backends.settings import ConnectionSettings, connection_settings
 from deerflow_conformance.promises import CAPABILITIES, Capability
 from deerflow_conformance.spaces import Space
 
+#: The settings, besides the namespace, that the kit sets for each space.
+TIMES: Final = ("timeout_seconds", "publish_timeout_seconds")
 #: A namespace to try settings with; never opened.
 _TRIAL: Final = "conformance"
 
@@ -34,7 +36,8 @@ def opening(name: str, capability: Capability, connection: Mapping[str, Any]) ->
 
     async def opened(space: Space) -> AsyncIterator[Any]:
         through = {key: space.via(value) if key == "url" else value for key, value in connection.items()}
-        settings = _settings(plugin, through, space.name)
+        times = {name: getattr(space, name) for name in TIMES}
+        settings = _settings(plugin, {**through, **times}, space.name)
         await plugin.migrate(settings, [capability], apply=True)
         async with plugin.connect(name, settings) as connected, plugin.open(capability, connected, space.options) as it:
             yield it

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import deerflow_redis
-from deerflow_conformance import Space
+from deerflow_conformance import Space, conform
+from deerflow_conformance.conformances import Conformance
 from deerflow_redis.settings import Tail, Topology
-from redis_servers import Cluster, Server
+from redis_servers import Cluster, Given, Server
 
+#: Everything is in the file when it is acknowledged, so that no kill of the server loses it; a crash of its host might.
+PERSISTENT: Final[Mapping[str, str]] = {"appendonly": "yes", "appendfsync": "no"}
 #: How the length of a key's value is asked for, by its type; of any other it is 1.
 _LENGTHS: Final[Mapping[bytes, str]] = {
     b"hash": "HLEN",
@@ -35,29 +38,49 @@ class Subject:
         tail: The setting of that name.
     """
 
-    server: Server | Cluster
+    server: Server | Cluster | Given
     topology: Topology = "standalone"
     tail: Tail = "pubsub"
 
-    def start(self) -> None:
-        """Start the server: the kit's ``start``."""
+    def conform(self, capability: str) -> Callable[[Callable[[Space], AsyncIterator[Any]]], Conformance]:
+        """Return the kit's decorator for *capability* on this server."""
+        given = isinstance(self.server, Given)
+        return conform(
+            capability,
+            plugin="redis",
+            start=None if given else self._start,
+            stop=None if given else self._stop,
+            durable=isinstance(self.server, Server) and "appendonly" in self.server.config,
+            server=self._version,
+            owned=self.owned,
+        )
+
+    def _start(self) -> None:
         self.server.start()
         os.environ[_ADDRESS] = self.server.url
 
-    def stop(self) -> None:
-        """Remove the server: the kit's ``stop``."""
-        self.server.close()
+    def _stop(self) -> None:
+        """Kill it: a single server keeps its address and what it persisted for the next start."""
+        if isinstance(self.server, Server):
+            self.server.kill()
+        else:
+            self.server.close()
+
+    def _version(self) -> str:
+        found = self.server.primaries[0].info("server")
+        name = "Valkey" if "valkey_version" in found else "Redis"
+        return f"{name} {found.get('valkey_version') or found['redis_version']}"
 
     def connect(self, space: Space) -> AbstractAsyncContextManager[deerflow_redis.Connection]:
         """Connect to the namespace that is *space*."""
         return deerflow_redis.connect(
             "redis",
-            url=space.via(os.environ[_ADDRESS]),
+            url=space.via(os.environ.get(_ADDRESS) or self.server.url),
             namespace=space.name,
             topology=self.topology,
             tail=self.tail,
-            timeout_seconds=60.0,  # a busy machine is no fault of the backend; waiting in vain is G7, at level L3
-            publish_timeout_seconds=10.0,  # as long, and a little, tokens are kept; the kit waits 50 seconds for that
+            timeout_seconds=space.timeout_seconds,
+            publish_timeout_seconds=space.publish_timeout_seconds,
         )
 
     def owned(self, space: Space) -> int:

@@ -264,10 +264,10 @@ class Given(Server):
         self.execute("PING")
 
 
-def standalone(program: Program = "valkey") -> Server:
-    """Return a plain server to start, or the one that the environment variable `GIVEN` names."""
+def standalone(program: Program = "valkey", config: Config | None = None) -> Server:
+    """Return a server to start, or the one that the environment variable `GIVEN` names, however that is set."""
     given = os.environ.get(GIVEN)
-    return Given(given) if given else Server(program)
+    return Given(given) if given else Server(program, config)
 
 
 class Cluster(Started):

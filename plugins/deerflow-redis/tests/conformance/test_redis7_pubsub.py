@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import deerflow_redis
-from deerflow_conformance import Space, conform
-from redis_kit import Subject
+from deerflow_conformance import Space
+from redis_kit import PERSISTENT, Subject
 from redis_servers import Server
 
-SUBJECT = Subject(Server("redis"))
+SUBJECT = Subject(Server("redis", PERSISTENT))
 
 
-@conform("stream_bridge", plugin="redis", start=SUBJECT.start, stop=SUBJECT.stop, owned=SUBJECT.owned)
+@SUBJECT.conform("stream_bridge")
 async def stream_bridge(space: Space) -> AsyncIterator[Any]:
     async with (
         SUBJECT.connect(space) as connection,
@@ -20,13 +20,13 @@ async def stream_bridge(space: Space) -> AsyncIterator[Any]:
         yield bridge
 
 
-@conform("memory", plugin="redis", start=SUBJECT.start, stop=SUBJECT.stop, owned=SUBJECT.owned)
+@SUBJECT.conform("memory")
 async def memory(space: Space) -> AsyncIterator[Any]:
     async with SUBJECT.connect(space) as connection, deerflow_redis.open_memory(connection, space.options) as store:
         yield store
 
 
-@conform("thread_index", plugin="redis", start=SUBJECT.start, stop=SUBJECT.stop, owned=SUBJECT.owned)
+@SUBJECT.conform("thread_index")
 async def thread_index(space: Space) -> AsyncIterator[Any]:
     async with (
         SUBJECT.connect(space) as connection,
@@ -35,7 +35,7 @@ async def thread_index(space: Space) -> AsyncIterator[Any]:
         yield index
 
 
-@conform("counters", plugin="redis", start=SUBJECT.start, stop=SUBJECT.stop, owned=SUBJECT.owned)
+@SUBJECT.conform("counters")
 async def counters(space: Space) -> AsyncIterator[Any]:
     async with SUBJECT.connect(space) as connection, deerflow_redis.open_counters(connection, space.options) as opened:
         yield opened

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import deerflow_redis
-from deerflow_conformance import Space, conform
-from redis_kit import Subject
+from deerflow_conformance import Space
+from redis_kit import PERSISTENT, Subject
 from redis_servers import Server
 
-SUBJECT = Subject(Server("redis"), tail="xread")
+SUBJECT = Subject(Server("redis", PERSISTENT), tail="xread")
 
 
-@conform("stream_bridge", plugin="redis", start=SUBJECT.start, stop=SUBJECT.stop, owned=SUBJECT.owned)
+@SUBJECT.conform("stream_bridge")
 async def stream_bridge(space: Space) -> AsyncIterator[Any]:
     async with (
         SUBJECT.connect(space) as connection,
