@@ -319,7 +319,7 @@ class Bench:
             self._helper.ready()
             if self._wants_rivals:
                 self._rivals.ready()
-        shuffled = random.Random(self.random.random()) if self.virtual and self._wants_rivals else None  # noqa: S311
+        shuffled = random.Random(self.random.random()) if self.virtual else None  # noqa: S311
         try:
             run_isolated(body, virtual=self.virtual, shuffled=shuffled)
         finally:

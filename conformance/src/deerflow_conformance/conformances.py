@@ -15,7 +15,7 @@ from deerflow_conformance.spaces import Space
 
 Opening: TypeAlias = Callable[[Space], AsyncIterator[Any]]
 Switch: TypeAlias = Callable[[], Awaitable[None] | None]
-Server: TypeAlias = Callable[[], Awaitable[str] | str]
+Told: TypeAlias = Callable[[], Awaitable[str | None] | str | None]
 Owned: TypeAlias = Callable[[Space], Awaitable[int] | int]
 
 #: Where a module keeps the names it has conformed, to notice a second one.
@@ -73,7 +73,7 @@ class Conformance:
     start: Switch | None = None
     stop: Switch | None = None
     durable: bool = False
-    server: Server | None = None
+    server: Told | None = None
     owned: Owned | None = None
     work: Callable[[], int] | None = None
     virtual_time: bool = False
@@ -91,7 +91,7 @@ def conform(
     start: Switch | None = None,
     stop: Switch | None = None,
     durable: bool = False,
-    server: Server | None = None,
+    server: Told | None = None,
     owned: Owned | None = None,
     work: Callable[[], int] | None = None,
     virtual_time: bool = False,
@@ -198,6 +198,7 @@ class PluginConformance:
                 capability,
                 plugin_opening.opening(self.plugin, capability, self.connection),
                 PluginRecipe(self.plugin, capability, dict(self.connection)),
+                server=plugin_opening.server(self.plugin, self.connection),
                 known_failures=self.known_failures.get(capability, {}),
             )
             for capability in offered

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from deerflow_backends import plugins
-from deerflow_backends.errors import ConfigError, PluginError
+from deerflow_backends.errors import BackendsError, ConfigError, PluginError
 from deerflow_backends.plugins import Plugin
 from deerflow_backends.settings import ConnectionSettings, connection_settings
 from deerflow_conformance.promises import CAPABILITIES, Capability
@@ -43,6 +43,22 @@ def opening(name: str, capability: Capability, connection: Mapping[str, Any]) ->
             yield it
 
     return opened
+
+
+def server(name: str, connection: Mapping[str, Any]) -> Callable[[], Awaitable[str | None]]:
+    """Return what tells what the plugin *name* finds behind *connection*, by its own check."""
+    plugin = plugins.load(name)
+
+    async def told() -> str | None:
+        settings = _settings(plugin, connection, _TRIAL)
+        try:
+            async with plugin.connect(name, settings) as connected:
+                found = await plugin.check(connected)
+        except BackendsError:
+            return None  # the harness check will say what is wrong
+        return "; ".join(finding.message for finding in found if finding.level == "info") or None
+
+    return told
 
 
 def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> ConnectionSettings | None:

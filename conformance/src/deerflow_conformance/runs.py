@@ -17,7 +17,7 @@ from deerflow_conformance.isolation import Hang, Leftover
 from deerflow_conformance.promises import EVERYTHING, HARNESS, PROMISES, Level, levels_of, promises_of
 from deerflow_conformance.reruns import rerun_text
 from deerflow_conformance.results import Failure, Kind, Result, State, Verdict
-from deerflow_conformance.servers import switch
+from deerflow_conformance.servers import switch, told
 
 _NO_REACH: Final = "its reach is one process, and L3 puts its faults between processes"
 _BLOCKING: Final = (State.FAILED, State.COULD_NOT_RUN)
@@ -44,6 +44,7 @@ class Run:
     Attributes:
         conformance: What is tested.
         results: What came of each promise so far, by number.
+        server: What the server calls itself, once the run has started; None if nobody can tell.
     """
 
     def __init__(
@@ -59,18 +60,20 @@ class Run:
         self.level = level
         self._seed, self._budget = seed, budget
         self.results: dict[str, Result] = {}
+        self.server: str | None = None
         self._bench = Bench(conformance, seed=seed, budget=budget, shorten=shorten)
         self._started = False
         self._together: frozenset[str] | None = None
 
     def start(self) -> None:
-        """Start the server, if the author said how.
+        """Start the server, if the author said how, and ask what it is.
 
         Raises:
-            BrokenUse: The author's start failed.
+            BrokenUse: The author's start or server failed.
         """
         self._started = True
         switch(self.conformance.start, "start")
+        self.server = told(self.conformance.server)
 
     def close(self) -> None:
         """End what this run started, and the server."""

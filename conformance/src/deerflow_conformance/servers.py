@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deerflow_conformance.results import BrokenUse
 
 if TYPE_CHECKING:
-    from deerflow_conformance.conformances import Conformance, Switch
+    from deerflow_conformance.conformances import Conformance, Switch, Told
 
 
 class Server:
@@ -51,16 +52,34 @@ def switch(function: Switch | None, name: str) -> None:
     Raises:
         BrokenUse: It failed.
     """
+    if function is not None:
+        _called(function, name)
+
+
+def told(function: Told | None) -> str | None:
+    """Return what the author's ``server`` says, outside of any event loop; None if there is none.
+
+    Raises:
+        BrokenUse: It failed, or says something else than a text.
+    """
     if function is None:
-        return
+        return None
+    answer = _called(function, "server")
+    if answer is not None and not isinstance(answer, str):
+        raise BrokenUse(f"server= must return a str, such as 'Valkey 9.1.0', not {answer!r}")
+    return answer
+
+
+def _called(function: Callable[[], Any], name: str) -> Any:
     try:
-        switched = function()
-        if inspect.isawaitable(switched):
+        answer = function()
+        if not inspect.isawaitable(answer):
+            return answer
 
-            async def wait() -> None:
-                await switched
+        async def wait() -> Any:
+            return await answer
 
-            asyncio.run(wait())
+        return asyncio.run(wait())
     except KeyboardInterrupt:
         raise
     except BaseException as error:
