@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import NotApplicable, Unkept, check, checks_of, expect, unkept
-from deerflow_conformance.promises import CAPABILITIES, HARNESS, PROMISES, promises_of
+from deerflow_conformance.promises import CAPABILITIES, HARNESS, LEVELS, PROMISES, levels_of, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.virtual_time import START_MICROSECONDS
 
@@ -257,12 +257,30 @@ def test_checks_register_by_number_with_a_docstring() -> None:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_promise_of_a_tested_level_has_a_check(capability: Any) -> None:
-    """No promise that this kit claims to test is without a test; what is above its levels has none."""
-    tested = {promise.number for promise in promises_of(capability, "L1")}
-    assert [number for number in tested if not checks_of(number)] == []
-    others = [number for number, promise in PROMISES.items() if capability in promise.capabilities]
-    assert [number for number in others if number not in tested and checks_of(number)] == []
+def test_every_promise_has_a_check_at_its_level(capability: Any) -> None:
+    """No counted promise is without a test at the level that it counts from, and none is tested below it."""
+    for promise in promises_of(capability):
+        levels = [one.level for one in checks_of(promise.number)]
+        assert levels, promise.number
+        assert min(levels, key=LEVELS.index) == promise.level, promise.number
+
+
+def test_a_check_is_not_below_its_promise() -> None:
+    """A check of a level that its promise does not count at yet is a mistake: the promise would look tested."""
+
+    def early(bench: Bench) -> None:
+        """It comes early."""
+
+    with pytest.raises(ValueError, match="S16 is tested from L3 on, not at L1"):
+        check("S16")(early)
+
+
+def test_what_runs_follows_from_what_is_asked_for_and_the_reach() -> None:
+    """L3 needs a reach beyond one process, and is not silently left out where it was asked for by name."""
+    assert levels_of("L1", "network") == ("L0", "L1")
+    assert levels_of("load", "process") == ("L0", "L1", "L2", "load")
+    assert levels_of("load", "host") == levels_of("load", "network") == LEVELS
+    assert levels_of("L3", "process") == levels_of("L3", "host") == ("L0", "L1", "L2", "L3")
 
 
 def test_promises_are_numbered_without_holes() -> None:
@@ -279,4 +297,5 @@ def test_promises_are_numbered_without_holes() -> None:
             assert all(order.index(one) < order.index(promise.number) for one in needed)
     assert HARNESS.number not in PROMISES
     assert [promise.number for promise in PROMISES.values() if not promise.counted] == ["M10"]
-    assert {n for n, promise in PROMISES.items() if promise.level != "L1"} == {"G5", "G7", "G12", "S16"}
+    assert {n for n, promise in PROMISES.items() if promise.level == "L3"} == {"G7", "G12", "S16"}
+    assert {n for n, promise in PROMISES.items() if promise.level == "L2"} == {"G5"}

@@ -18,7 +18,7 @@ importlib.import_module("deerflow_conformance.plugin_opening")
 for number in ("G1", "S1", "M1", "T1", "C1"):
     checks_of(number)
 
-COUNT = len(promises_of("counters", "L1"))
+COUNT = len(promises_of("counters"))
 
 AUTHOR = '''
     from contextlib import asynccontextmanager
@@ -84,7 +84,7 @@ def run(pytester: pytest.Pytester) -> Run:
 def test_one_item_a_promise(run: Run) -> None:
     """The harness check and every promise of the level are items, their numbers the names."""
     result = run(GOOD, arguments=("--collect-only", "-q"))
-    numbers = ["L0", *(promise.number for promise in promises_of("counters", "L1"))]
+    numbers = ["L0", *(promise.number for promise in promises_of("counters"))]
     assert [line for line in result.outlines if "::" in line] == [
         f"test_conformance.py::good::{number}" for number in numbers
     ]
@@ -93,7 +93,7 @@ def test_one_item_a_promise(run: Run) -> None:
 def test_a_conformant_backend_is_green(run: Run) -> None:
     """All pass, the summary says of how many and what was not tested, and the exit code is 0."""
     result = run(GOOD)
-    result.stdout.fnmatch_lines(["acme: counters/1.0 L1 · */* passed (*not at this level: G5, G7, G12)"])
+    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · */* passed (*not applicable: *G7, G12)"])
     assert result.ret == pytest.ExitCode.OK
 
 
@@ -113,7 +113,7 @@ def test_a_failure_is_explained(run: Run) -> None:
             "*counters C6: Reset removes a model*",
             "*not kept: wanted *, got *",
             '*replay    pytest "test_conformance.py::broken::C6" --conformance-seed 0 --conformance-budget 0.1',
-            "acme: counters/1.0 L1 · 0/* passed (failed: C6; *",
+            "acme: counters/1.0 L2 + load · 0/* passed (failed: C6; *",
         ]
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -123,7 +123,7 @@ def test_one_promise_runs_alone(run: Run) -> None:
     """A promise is run by its node id, and the summary says that the others were not."""
     result = run(GOOD, arguments=("test_conformance.py::good::C2",))
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["acme: counters/1.0 L1 · 1/* passed (not run: C1, *"])
+    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · 1/* passed (not run: C1, *"])
 
 
 def test_what_could_not_run_is_never_green(run: Run) -> None:
@@ -246,7 +246,7 @@ def test_marks_do_not_make_it_green(run: Run) -> None:
     """Promises that are skipped by a mark could not run, and a failure that is expected by a mark is one."""
     for mark, function, line in (
         ("skip('later')", GOOD, "    C1 could not run: it was skipped: *later*"),
-        ("xfail", BROKEN, "acme: counters/1.0 L1 · */* passed (failed: C*"),
+        ("xfail", BROKEN, "acme: counters/1.0 L2 + load · */* passed (failed: C*"),
     ):
         result = run(f"pytestmark = __import__('pytest').mark.{mark}", function)
         result.stdout.fnmatch_lines([line])
@@ -294,7 +294,7 @@ def test_every_item_is_a_junit_case(run: Run, pytester: pytest.Pytester) -> None
 def test_results_come_back_from_other_processes(run: Run) -> None:
     """With pytest-xdist the summary is the same."""
     result = run(BROKEN, arguments=("-n", "2", "-k", "C6 or C2"))
-    result.stdout.fnmatch_lines(["acme: counters/1.0 L1 · 1/* passed (failed: C6; *"])
+    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · 1/* passed (failed: C6; *"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 

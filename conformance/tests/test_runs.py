@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import sys
 import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from deerflow_conformance import runs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Check, NotApplicable, expect
-from deerflow_conformance.promises import HARNESS, promises_of
+from deerflow_conformance.promises import HARNESS, Level, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import KitDefect, Run
@@ -67,6 +68,11 @@ def exempts(bench: Bench) -> None:
     bench.not_applicable("no files here")
 
 
+def lacks(bench: Bench) -> None:
+    """It needs what is not there."""
+    bench.could_not_run("nothing leads through the proxy")
+
+
 #: For promises that are not asked for.
 NEVER = [Check("S1", "passes", "It holds.", passes)]
 
@@ -90,6 +96,71 @@ def run_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
     yield make
     for run in started:
         run.close()
+
+
+def test_what_could_not_be_looked_at_is_never_passed(run_with: Callable[..., Run]) -> None:
+    """One check that could not run leaves its promise open, whatever others say; one that fails decides it."""
+    result = run_with({"S1": [passes, lacks, exempts]}).judge("S1")
+    assert result == Result("S1", "stream_bridge", State.COULD_NOT_RUN, "nothing leads through the proxy")
+    assert run_with({"S1": [lacks, fails]}).judge("S1").state is State.FAILED
+
+
+def of_levels(monkeypatch: pytest.MonkeyPatch, number: str, checks: dict[Level, Callable[[Bench], None]]) -> None:
+    """Have the promise *number* tested by these checks alone."""
+    given = [Check(number, str(level), str(one.__doc__), one, level) for level, one in checks.items()]
+    monkeypatch.setattr(runs, "checks_of", lambda asked: given if asked == number else NEVER)
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "levels"),
+    [
+        ("L1", State.PASSED, ("L1",)),
+        ("L2", State.PASSED, ("L1", "L2")),
+        ("L3", State.COULD_NOT_RUN, ()),
+        ("load", State.FAILED, ("L1", "L2", "load")),
+    ],
+)
+def test_the_checks_of_the_levels_asked_for_run(
+    monkeypatch: pytest.MonkeyPatch, level: Level, state: State, levels: tuple[Level, ...]
+) -> None:
+    """Those up to the level, or all that the reach allows; what it does not allow is not passed when asked for."""
+    of_levels(monkeypatch, "S1", {"L1": passes, "L2": passes, "L3": crashes, "load": fails})
+    run = Run(REFERENCE[0], level=level)
+    result = run.judge("S1")
+    assert (result.state, result.levels) == (state, levels)
+    assert run.verdict.exit is {State.PASSED: Exit.INCOMPLETE, State.COULD_NOT_RUN: Exit.INCOMPLETE}.get(
+        state, Exit.NOT_CONFORMANT
+    )
+    run.close()
+
+
+def test_a_promise_of_l3_does_not_apply_within_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can come between one process and its own memory, and the verdict says so."""
+    of_levels(monkeypatch, "S16", {"L3": crashes})
+    run = Run(REFERENCE[0])
+    result = run.judge("S16")
+    assert result.state is State.NOT_APPLICABLE
+    assert "one process" in result.reason
+    assert "L2 + load" in run.verdict.line()
+    run.close()
+
+
+def test_a_failure_says_how_to_run_it_again(run_with: Callable[..., Run]) -> None:
+    """The snippet is a program that raises what the check found, and its line in the author's file."""
+    failure = run_with({"S1": [fails]}).judge("S1").failure
+    assert failure is not None
+    assert "'inprocess'" in failure.snippet
+    with pytest.raises(BrokenUse, match="S1 has no check 'fails'"):
+        exec(compile(failure.snippet, "snippet", "exec"), {})
+
+
+def test_a_server_says_what_it_is(run_with: Callable[..., Run]) -> None:
+    """A report can name the server; what is no text is the author's mistake."""
+    run = run_with({}, server=lambda: "Acme 9.1")
+    run.start()
+    assert run.server == "Acme 9.1"
+    with pytest.raises(BrokenUse, match="server= must return a str"):
+        run_with({}, server=lambda: 9.1).start()
 
 
 def test_a_check_that_holds_passes(run_with: Callable[..., Run]) -> None:
@@ -504,9 +575,11 @@ def test_exit_codes(verdict: Verdict, code: Exit) -> None:
 
 def test_results_travel() -> None:
     """A result survives being sent as plain values."""
-    failure = Failure(Kind.HANG, "check", "A check.", "message", "program", "trace")
-    result = Result("S1", "stream_bridge", State.FAILED, "", failure)
-    assert Result.from_json(result.as_json()) == result
+    failure = Failure(Kind.HANG, "check", "A check.", "message", "program", "trace", "history", "cause", "snippet")
+    result = Result("S1", "stream_bridge", State.FAILED, "", failure, ("L1", "L3"), 1.5)
+    there_and_back = Result.from_json(json.loads(json.dumps(result.as_json())))
+    assert there_and_back == result
+    assert (there_and_back.levels, there_and_back.seconds) == (("L1", "L3"), 1.5)
     assert all(type(value) is str for value in result.as_json()["failure"].values())
 
 

@@ -185,8 +185,8 @@ class Bench:
 
     async def stop_server(self) -> None:
         """Stop the server as the author does; where he did not say how, the check does not apply."""
-        if self._conformance.stop is None:
-            self.not_applicable("the function was given no start= and stop=, so no restart was tried")
+        if self._conformance.start is None or self._conformance.stop is None:
+            self.not_applicable("the function was not given start= and stop=, so no restart was tried")
         await self._server.stop()
 
     async def start_server(self) -> None:
@@ -365,6 +365,10 @@ class Bench:
         return loop.clock()
 
     # ------------------------------------------------------------------ what does not apply, what it costs
+
+    def volume(self, count: int) -> int:
+        """Return how many things a check takes that is about many, *count* with a budget of 1; a tenth at least."""
+        return max(count // 10, round(count * self._budget))
 
     def not_applicable(self, reason: str) -> NoReturn:
         """End the check as *not applicable*: only for what the contract itself exempts."""

@@ -117,11 +117,9 @@ def conform(
 
     Raises:
         BrokenUse: No such capability or promise, no async generator function, a name or capability given twice, or
-            one of *start* and *stop* without the other.
+            *durable* without *start* and *stop*.
     """
-    if (start is None) != (stop is None):
-        raise BrokenUse("start= and stop= go together: the kit calls both more than once")
-    if durable and start is None:
+    if durable and (start is None or stop is None):
         raise BrokenUse("durable=True needs start= and stop=: nobody could hold the backend to it")
     known = next((one for one in CAPABILITIES if one == capability), None)
     if known is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,8 +122,8 @@ class Result:
     state: State
     reason: str = ""
     failure: Failure | None = None
-    levels: tuple[Level, ...] = ()
-    seconds: float = 0.0
+    levels: tuple[Level, ...] = field(default=(), compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, fit for JSON and for other processes."""
