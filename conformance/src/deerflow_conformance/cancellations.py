@@ -99,9 +99,11 @@ def cancelling_ends_a_call(bench: Bench) -> None:
     async def body() -> None:
         async with bench.open() as opened:
             waiting = {name: list[bool]() for name in face.calls(opened, "names")}
-            for turns in range(1, 12):
+            for turns in range(12):
                 for name, call in face.calls(opened, f"after {turns} turns").items():
-                    task = asyncio.create_task(_outcome_of(call))
+                    begun = asyncio.Event()
+                    task = asyncio.create_task(_outcome_of(call, begun))
+                    await begun.wait()  # or it would be cancelled before the call is made
                     for _ in range(turns):
                         await asyncio.sleep(0)
                     if task.cancel():
@@ -114,7 +116,8 @@ def cancelling_ends_a_call(bench: Bench) -> None:
     bench.run(body)
 
 
-async def _outcome_of(call: Callable[[], Awaitable[Any]]) -> None:
+async def _outcome_of(call: Callable[[], Awaitable[Any]], begun: asyncio.Event) -> None:
+    begun.set()
     with suppress(BackendsError):
         await call()
 

@@ -1,26 +1,49 @@
 """Deliberate small faults, each of which the checks of one promise must notice: the kit's proof of itself.
 
-A mutant patches core's in-process backend, or the pure code it uses, while its context manager is entered.
+A mutant is a context manager: while it is entered, core's in-process backend, or the pure code that it uses, is wrong.
+One that needs another backend yields the `Conformance` to judge. ``python -m deerflow_conformance.mutants`` runs them.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
+from unittest import mock
 
-from deerflow_conformance.promises import HARNESS, PROMISES, Capability
-from deerflow_conformance.results import Kind, Result, State
+from deerflow_backends.inprocess.counters import InProcessModelCounters
+from deerflow_backends.inprocess.memories import InProcessMemoryStore
+from deerflow_backends.inprocess.streams import InProcessStreamBridge
+from deerflow_backends.inprocess.threads import InProcessThreadIndex
+from deerflow_conformance.checks import checks_of
+from deerflow_conformance.conformances import Conformance
+from deerflow_conformance.promises import CAPABILITIES, HARNESS, PROMISES, Capability
+from deerflow_conformance.results import Failure, Kind
 from deerflow_conformance.runs import Run
 
-Patch: TypeAlias = Callable[[], AbstractContextManager[None]]
+#: What a mutant's function gives: a fault, there while entered; it yields what to judge where that is not in process.
+Patched: TypeAlias = AbstractContextManager[Any]
+Patch: TypeAlias = Callable[[], Patched]
 
-_MODULES: Final = ("streams", "stream_lifetimes", "memories", "threads", "counters", "general")
+#: The seeds with which every mutant must be caught.
+SEEDS: Final = (0, 1, 2)
+
+#: The classes that mutants of several capabilities are given.
+BACKENDS: Final[dict[Capability, type]] = {
+    "stream_bridge": InProcessStreamBridge,
+    "memory": InProcessMemoryStore,
+    "thread_index": InProcessThreadIndex,
+    "counters": InProcessModelCounters,
+}
+
 #: A mutant must die of what a check looks for. One that makes the backend crash proves nothing about the check.
 _DEATHS: Final = (Kind.UNKEPT, Kind.HANG, Kind.LEFTOVER)
-_registry: dict[str, Mutant] = {}
+_registry: dict[tuple[Capability, str], Mutant] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +55,7 @@ class Mutant:
         capability: Where.
         name: The function's.
         sentence: What is wrong, in one line.
+        by: The names of the checks that look for this very fault: each of them must notice, with every seed.
         patch: Makes it so, while entered.
     """
 
@@ -39,68 +63,118 @@ class Mutant:
     capability: Capability
     name: str
     sentence: str
+    by: tuple[str, ...]
     patch: Patch
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a mutant.
+    """What became of a mutant with one seed.
 
     Attributes:
         mutant: Which.
-        result: What came of its promise.
+        seed: With which.
+        failures: What each of its checks found, None if nothing.
     """
 
     mutant: Mutant
-    result: Result
+    seed: int
+    failures: dict[str, Failure | None]
 
     @property
-    def killed(self) -> bool:
-        """Whether a check noticed, by what it looks for."""
-        failure = self.result.failure
-        return self.result.state is State.FAILED and failure is not None and failure.kind in _DEATHS
+    def missed(self) -> dict[str, Failure | None]:
+        """The checks that should have noticed, and did not or by a crash only."""
+        return {name: one for name, one in self.failures.items() if one is None or one.kind not in _DEATHS}
+
+    def __str__(self) -> str:
+        """Say who should have noticed what."""
+        lines = [f"{self.mutant.capability} {self.mutant.number} {self.mutant.name}: {self.mutant.sentence}"]
+        for name, failure in self.missed.items():
+            seen = "notices nothing" if failure is None else f"only crashes: {failure.message}"
+            lines.append(f"  {name} with seed {self.seed} {seen}")
+        return "\n".join(lines)
 
 
-def mutant(number: str, capability: Capability) -> Callable[[Patch], Patch]:
-    """Register a fault that breaks the promise *number* of *capability*; its docstring says what is wrong.
+def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) -> Callable[[Any], Any]:
+    """Register a fault that breaks the promise *number*; the function's docstring says what is wrong.
+
+    A function with a parameter is given the in-process class of each of the *capabilities* in turn.
+
+    Args:
+        number: The promise.
+        capabilities: Where it is broken.
+        by: The check, or checks, that look for this very fault. That another check notices proves nothing.
 
     Raises:
-        ValueError: That capability has no such promise, there is no docstring, or the name is taken.
+        ValueError: A capability has no such promise, there is no docstring, or the name is taken.
     """
-    if number not in PROMISES or capability not in PROMISES[number].capabilities:
-        raise ValueError(f"{capability} has no promise {number!r}")
+    for capability in capabilities:
+        if number not in PROMISES or capability not in PROMISES[number].capabilities:
+            raise ValueError(f"{capability} has no promise {number!r}")
+    names = (by,) if isinstance(by, str) else by
 
-    def register(patch: Patch) -> Patch:
+    def register(patch: Any) -> Any:
         name = getattr(patch, "__name__", "")
         if not patch.__doc__:
             raise ValueError(f"{name} needs a docstring: it is what is shown when no check notices the fault")
-        if name in _registry:
-            raise ValueError(f"there are two mutants named {name!r}")
-        _registry[name] = Mutant(number, capability, name, patch.__doc__.strip().splitlines()[0], patch)
+        sentence = patch.__doc__.strip().splitlines()[0]
+        for capability in capabilities:
+            if (capability, name) in _registry:
+                raise ValueError(f"there are two mutants of {capability} named {name!r}")
+            made = partial(patch, BACKENDS[capability]) if inspect.signature(patch).parameters else patch
+            _registry[capability, name] = Mutant(number, capability, name, sentence, names, made)
         return patch
 
     return register
 
 
+def methods(owner: type, **changed: Any) -> Patched:
+    """Give a class other methods, while entered."""
+    patched: Patched = mock.patch.multiple(owner, **changed)
+    return patched
+
+
 def all_mutants() -> list[Mutant]:
-    """Return every mutant, by capability in the order of the contract."""
-    for name in _MODULES:
-        importlib.import_module(f"{__name__}.{name}")
-    return list(_registry.values())
+    """Return every mutant, by capability and promise in the order of the contract."""
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{module.name}")
+    numbers = list(PROMISES)
+    return sorted(
+        _registry.values(),
+        key=lambda one: (CAPABILITIES.index(one.capability), one.number[0] == "G", numbers.index(one.number)),
+    )
 
 
 def run_mutant(mutated: Mutant, seed: int = 0) -> Outcome:
-    """Judge the mutant's promise against the in-process reference with the fault in it.
+    """Run the checks that must notice the mutant, with the fault in the backend.
 
     The harness check comes first and without the fault, which is to be noticed by its own promise.
-    """
-    from deerflow_conformance.reference import REFERENCE  # noqa: PLC0415  # loads the backend
 
-    (conformance,) = (one for one in REFERENCE if one.capability == mutated.capability)
+    Raises:
+        LookupError: Its promise has no check of that name.
+    """
+    from deerflow_conformance.reference import REFERENCE  # noqa: PLC0415  # importing the mutants should load none
+
+    (reference,) = (one for one in REFERENCE if one.capability == mutated.capability)
+    checks = {check.name: check for check in checks_of(mutated.number)}
+    if unknown := [name for name in mutated.by if name not in checks]:
+        raise LookupError(f"{mutated.name} is to be caught by {unknown}, which {mutated.number} does not have")
+    with ExitStack() as stack:
+        run = stack.enter_context(_running(reference, seed))
+        yielded = stack.enter_context(mutated.patch())
+        if isinstance(yielded, Conformance):
+            run = stack.enter_context(_running(yielded, seed))
+        failures = {name: run._finished(mutated.number, [checks[name]]).failure for name in mutated.by}
+    return Outcome(mutated, seed, failures)
+
+
+@contextmanager
+def _running(conformance: Conformance, seed: int) -> Iterator[Run]:
     run = Run(conformance, seed=seed, shorten=False)
     try:
+        run.start()
         run.judge(HARNESS.number)
-        with mutated.patch():
-            return Outcome(mutated, run.judge(mutated.number))
+        yield run
     finally:
         run.close()

@@ -35,7 +35,7 @@ def _recording(record_many: Any) -> Patched:
     return mock.patch.object(InProcessModelCounters, "record_many", record_many)
 
 
-@mutant("C1", "counters")
+@mutant("C1", "counters", by=("totals_are_sums", "concurrent_recordings_all_count"))
 def the_last_recording_of_a_model_counts() -> Patched:
     """Of several recordings of one model in one call only the last is counted."""
 
@@ -46,7 +46,7 @@ def the_last_recording_of_a_model_counts() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C1", "counters")
+@mutant("C1", "counters", by="thumbs_are_signed_and_shown_from_zero")
 def thumbs_stop_at_zero() -> Patched:
     """A sum of thumbs that would fall below 0 is stored as 0."""
 
@@ -57,7 +57,7 @@ def thumbs_stop_at_zero() -> Patched:
     return mock.patch.object(counters, "add", add)
 
 
-@mutant("C1", "counters")
+@mutant("C1", "counters", by="thumbs_are_summed_before_they_are_shown")
 def each_bucket_shows_from_zero() -> Patched:
     """A window sums what its buckets would show, so that a thumb taken back in another bucket is not."""
 
@@ -81,7 +81,7 @@ def _shown(sums: buckets.Sums) -> buckets.Sums:
     return (*sums[:3], max(0, sums[3]), max(0, sums[4]))
 
 
-@mutant("C1", "counters")
+@mutant("C1", "counters", by="concurrent_recordings_all_count")
 def concurrent_sums_are_lost() -> Patched:
     """A recording reads the sums, waits, and writes them back."""
 
@@ -97,7 +97,7 @@ def concurrent_sums_are_lost() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C2", "counters")
+@mutant("C2", "counters", by=("a_token_counts_once", "rivals_with_one_token_count_once"))
 def a_token_is_ignored() -> Patched:
     """A batch with a token is counted each time it comes."""
 
@@ -109,7 +109,7 @@ def a_token_is_ignored() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C2", "counters")
+@mutant("C2", "counters", by="a_token_counts_once")
 def a_token_is_one_instances() -> Patched:
     """Each instance remembers its own tokens only."""
 
@@ -121,7 +121,7 @@ def a_token_is_one_instances() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C2", "counters")
+@mutant("C2", "counters", by="a_forgotten_token_counts_again")
 def a_token_is_never_forgotten() -> Patched:
     """A token is refused long after token_seconds."""
     return mock.patch.object(
@@ -131,7 +131,7 @@ def a_token_is_never_forgotten() -> Patched:
     )
 
 
-@mutant("C3", "counters")
+@mutant("C3", "counters", by="no_reader_sees_half_a_recording")
 def calls_come_before_their_outcome() -> Patched:
     """Calls are counted first and their outcomes a moment later."""
 
@@ -145,7 +145,7 @@ def calls_come_before_their_outcome() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C3", "counters")
+@mutant("C3", "counters", by="no_reader_sees_half_a_recording")
 def models_are_counted_one_by_one() -> Patched:
     """A call for several models counts one after the other, with readers in between."""
 
@@ -159,7 +159,7 @@ def models_are_counted_one_by_one() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C4", "counters")
+@mutant("C4", "counters", by=("windows_hold_their_buckets", "windows_have_bounds"))
 def a_window_is_a_bucket_short() -> Patched:
     """A window leaves out the oldest bucket that it reaches."""
     return mock.patch.object(
@@ -169,7 +169,7 @@ def a_window_is_a_bucket_short() -> Patched:
     )
 
 
-@mutant("C4", "counters")
+@mutant("C4", "counters", by=("windows_hold_their_buckets", "time_moves_windows_on"))
 def a_window_is_two_buckets_long() -> Patched:
     """A window takes in two buckets that lie before it."""
     return mock.patch.object(
@@ -179,7 +179,7 @@ def a_window_is_two_buckets_long() -> Patched:
     )
 
 
-@mutant("C4", "counters")
+@mutant("C4", "counters", by=("windows_hold_their_buckets", "windows_have_bounds"))
 def ages_are_ignored() -> Patched:
     """Everything counts in the current bucket, whatever its age."""
     return mock.patch.object(
@@ -191,13 +191,13 @@ def ages_are_ignored() -> Patched:
     )
 
 
-@mutant("C4", "counters")
+@mutant("C4", "counters", by="windows_have_bounds")
 def a_window_may_be_longer_than_what_is_kept() -> Patched:
     """Too long a window is answered from what is there."""
     return mock.patch.object(counters, "check_window", lambda seconds, _: seconds)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="outages_lose_and_double_nothing")
 def a_flush_is_sent_again_as_another() -> Patched:
     """After a failure the same counts are sent with a new token."""
 
@@ -207,7 +207,7 @@ def a_flush_is_sent_again_as_another() -> Patched:
     return mock.patch.object(BufferedCounters, "_send", send)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="outages_lose_and_double_nothing")
 def a_failed_flush_is_dropped() -> Patched:
     """What a flush could not send is gone."""
 
@@ -221,7 +221,7 @@ def a_failed_flush_is_dropped() -> Patched:
     return mock.patch.object(BufferedCounters, "_send", send)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="an_outage_is_counted_where_it_happened")
 def held_counts_are_counted_as_new() -> Patched:
     """A flush gives no ages, so that what an outage held back counts as of now."""
     recordings = buffering._Entry.recordings
@@ -232,7 +232,7 @@ def held_counts_are_counted_as_new() -> Patched:
     return mock.patch.object(buffering._Entry, "recordings", ageless)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="reads_and_closing_flush")
 def reads_do_not_flush() -> Patched:
     """Reads show what was flushed before them."""
 
@@ -242,7 +242,7 @@ def reads_do_not_flush() -> Patched:
     return mock.patch.object(BufferedCounters, "_flush_to_read", nothing)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="recording_on_the_buffer_is_no_io")
 def recording_waits_for_the_backend() -> Patched:
     """Recording on the buffer records at the backend."""
 
@@ -252,7 +252,7 @@ def recording_waits_for_the_backend() -> Patched:
     return mock.patch.object(BufferedCounters, "record", record)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="reads_and_closing_flush")
 def closing_forgets() -> Patched:
     """Leaving the buffer drops what was not flushed."""
 
@@ -263,7 +263,7 @@ def closing_forgets() -> Patched:
     return mock.patch.object(BufferedCounters, "_close", close)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="it_flushes_by_itself_one_at_a_time")
 def flushes_run_side_by_side() -> Patched:
     """Nothing keeps a second flush from starting while one is under way."""
 
@@ -281,13 +281,13 @@ def flushes_run_side_by_side() -> Patched:
     return mock.patch.object(BufferedCounters, "_flush", flush)
 
 
-@mutant("C5", "counters")
+@mutant("C5", "counters", by="a_full_buffer_refuses_other_models")
 def refusals_are_not_counted() -> Patched:
     """What a full buffer drops is not told."""
     return mock.patch.object(BufferedCounters, "refused", property(lambda _: 0, lambda *_: None), create=True)
 
 
-@mutant("C6", "counters")
+@mutant("C6", "counters", by="reset_forgets_sums_below_zero")
 def reset_keeps_buckets() -> Patched:
     """Reset removes a model's totals and leaves its buckets."""
 
@@ -297,7 +297,7 @@ def reset_keeps_buckets() -> Patched:
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
 
-@mutant("C6", "counters")
+@mutant("C6", "counters", by="reset_forgets_sums_below_zero")
 def reset_keeps_what_is_below_zero() -> Patched:
     """Reset takes off what readers see, and leaves sums below 0."""
 
@@ -310,7 +310,7 @@ def reset_keeps_what_is_below_zero() -> Patched:
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
 
-@mutant("C6", "counters")
+@mutant("C6", "counters", by="reset_forgets_one_model")
 def reset_takes_look_alikes() -> Patched:
     """Reset removes every model whose name differs by case only."""
 
@@ -322,7 +322,7 @@ def reset_takes_look_alikes() -> Patched:
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
 
-@mutant("C6", "counters")
+@mutant("C6", "counters", by="a_reset_forgets_no_token")
 def a_reset_forgets_tokens() -> Patched:
     """Resetting a model forgets every token, so that a recording sent again after it counts again."""
 
@@ -333,7 +333,7 @@ def a_reset_forgets_tokens() -> Patched:
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
 
-@mutant("C7", "counters")
+@mutant("C7", "counters", by="any_name_is_a_model")
 def names_lose_their_end() -> Patched:
     """Names are cut to 255 characters."""
 
@@ -344,7 +344,7 @@ def names_lose_their_end() -> Patched:
     return _recording(record_many)
 
 
-@mutant("C7", "counters")
+@mutant("C7", "counters", by="ten_thousand_models_in_one_call")
 def a_thousand_models_are_read() -> Patched:
     """All totals are those of the first thousand models."""
 

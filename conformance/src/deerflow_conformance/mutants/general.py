@@ -39,7 +39,7 @@ _hub_close = Hub.close
 _decode = codec.decode
 
 
-@mutant("G1", "stream_bridge")
+@mutant("G1", "stream_bridge", by="no_two_identifiers_collide")
 def run_ids_are_case_folded() -> Patched:
     """Runs whose ids differ only by case are one."""
 
@@ -52,7 +52,7 @@ def run_ids_are_case_folded() -> Patched:
     return mock.patch.multiple(InProcessStreamBridge, _find=find, _create=create)
 
 
-@mutant("G1", "memory")
+@mutant("G1", "memory", by="no_two_identifiers_collide")
 def user_ids_are_normalised() -> Patched:
     """Users whose ids differ only by normal form are one."""
 
@@ -68,19 +68,19 @@ def user_ids_are_normalised() -> Patched:
     return mock.patch.multiple(InProcessMemoryStore, _user=user, _store=store)
 
 
-@mutant("G2", "stream_bridge")
+@mutant("G2", "stream_bridge", by="what_is_no_json_is_refused_by_place")
 def nan_becomes_null() -> Patched:
     """NaN and the infinities are taken, and come back as null."""
     return mock.patch.object(codec, "math", SimpleNamespace(isfinite=lambda value: True))
 
 
-@mutant("G2", "stream_bridge")
+@mutant("G2", "stream_bridge", by="values_are_the_callers_own")
 def subscribers_share_one_value() -> Patched:
     """All subscribers get one and the same object."""
     return mock.patch.object(subscription, "decode", functools.lru_cache(_decode))
 
 
-@mutant("G2", "memory")
+@mutant("G2", "memory", by=("odd_values_come_back_as_they_were", "any_value_comes_back_as_it_was"))
 def whole_floats_become_integers() -> Patched:
     """1.0 comes back as 1."""
 
@@ -94,7 +94,7 @@ def whole_floats_become_integers() -> Patched:
     return mock.patch.object(codec, "decode", lambda data: whole(_decode(data)))
 
 
-@mutant("G3", "stream_bridge")
+@mutant("G3", "stream_bridge", by="a_value_may_have_8_mib")
 def text_is_cut_at_64_kib() -> Patched:
     """Text is cut after 65,536 characters."""
 
@@ -105,7 +105,7 @@ def text_is_cut_at_64_kib() -> Patched:
     return mock.patch.object(subscription, "decode", cut)
 
 
-@mutant("G4", "counters")
+@mutant("G4", "counters", by="removing_one_leaves_the_others")
 def reset_goes_by_prefix() -> Patched:
     """Resetting a model resets every model whose name begins with its name."""
 
@@ -117,7 +117,7 @@ def reset_goes_by_prefix() -> Patched:
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
 
-@mutant("G6", "counters")
+@mutant("G6", "counters", by="a_write_is_seen_by_the_next_read_anywhere")
 def totals_are_remembered() -> Patched:
     """An instance shows the totals that it saw first."""
     seen: dict[tuple[int, str], Counts] = {}
@@ -131,7 +131,9 @@ def totals_are_remembered() -> Patched:
     return mock.patch.object(InProcessModelCounters, "totals", totals)
 
 
-@mutant("G8", "stream_bridge")
+@mutant(
+    "G8", "stream_bridge", by=("a_cancelled_call_leaves_the_object_usable", "a_crowd_of_cancelled_calls_starves_nobody")
+)
 def a_lock_is_kept_after_cancelling() -> Patched:
     """A publish that is cancelled while it holds the lock never gives it back."""
     locks: dict[InProcessStreamBridge, asyncio.Lock] = {}
@@ -148,7 +150,7 @@ def a_lock_is_kept_after_cancelling() -> Patched:
     return mock.patch.object(InProcessStreamBridge, "publish", publish)
 
 
-@mutant("G8", "stream_bridge")
+@mutant("G8", "stream_bridge", by="cancelling_ends_a_call")
 def a_cancellation_is_swallowed() -> Patched:
     """A publish that is cancelled while it waits goes on as if nothing had been."""
 
@@ -160,7 +162,7 @@ def a_cancellation_is_swallowed() -> Patched:
     return mock.patch.object(InProcessStreamBridge, "publish", publish)
 
 
-@mutant("G9", "stream_bridge")
+@mutant("G9", "stream_bridge", by="nothing_outlives_the_context")
 def a_task_is_left_after_closing() -> Patched:
     """Closing starts a task that goes on."""
     left: list[Any] = []
@@ -172,13 +174,13 @@ def a_task_is_left_after_closing() -> Patched:
     return mock.patch.object(Hub, "close", close)
 
 
-@mutant("G9", "memory")
+@mutant("G9", "memory", by=("calls_after_closing_raise_closed", "open_iterators_raise_closed"))
 def closed_stores_still_answer() -> Patched:
     """After its context manager was left, a store goes on as before."""
     return mock.patch.object(Binding, "close")
 
 
-@mutant("G10", "stream_bridge")
+@mutant("G10", "stream_bridge", by="times_are_the_servers")
 def times_are_naive() -> Patched:
     """Times have no time zone."""
 
@@ -188,13 +190,13 @@ def times_are_naive() -> Patched:
     return mock.patch.object(streams, "to_datetime", naive)
 
 
-@mutant("G11", "stream_bridge")
+@mutant("G11", "stream_bridge", by="what_expired_is_freed")
 def what_expired_is_kept() -> Patched:
     """Streams that have expired are hidden, and stay in memory for ever."""
     return mock.patch.object(InProcessStreamBridge, "sweep")
 
 
-@mutant("G11", "memory")
+@mutant("G11", "memory", by="what_expired_is_freed")
 def what_was_deleted_is_kept() -> Patched:
     """An erased user's memory is moved aside instead of being freed."""
 
@@ -207,7 +209,7 @@ def what_was_deleted_is_kept() -> Patched:
     return mock.patch.object(InProcessMemoryStore, "erase", erase)
 
 
-@mutant("G13", "thread_index")
+@mutant("G13", "thread_index", by="ping_answers")
 def ping_answers_when_closed() -> Patched:
     """Ping looks at nothing."""
 

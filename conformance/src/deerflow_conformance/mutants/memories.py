@@ -43,7 +43,7 @@ def _judging(judge: Any) -> Patched:
     return mock.patch.object(memories, "judge", judge)
 
 
-@mutant("M1", "memory")
+@mutant("M1", "memory", by=("the_next_read_has_what_was_applied", "a_replica_reads_what_was_applied"))
 def loads_come_from_a_cache() -> Patched:
     """An instance that loaded a part shows it unchanged until it writes itself."""
     kept: dict[tuple[int, Any, Any], Memory] = {}
@@ -62,7 +62,7 @@ def loads_come_from_a_cache() -> Patched:
     return _with_methods(load=load, apply=apply)
 
 
-@mutant("M1", "memory")
+@mutant("M1", "memory", by="reading_creates_nothing")
 def reading_makes_a_user() -> Patched:
     """Loading the memory of a user who never wrote stores that user."""
 
@@ -73,7 +73,7 @@ def reading_makes_a_user() -> Patched:
     return _with_methods(load=load)
 
 
-@mutant("M2", "memory")
+@mutant("M2", "memory", by="one_bad_change_undoes_all")
 def changes_are_stored_one_by_one() -> Patched:
     """Each change is judged and stored before the next one is looked at."""
 
@@ -89,7 +89,7 @@ def changes_are_stored_one_by_one() -> Patched:
     return _with_methods(apply=apply)
 
 
-@mutant("M2", "memory")
+@mutant("M2", "memory", by="one_thing_twice_is_refused")
 def the_last_of_two_changes_wins() -> Patched:
     """A fact or body that is changed twice in one apply takes the last change, and nobody is told."""
 
@@ -102,7 +102,7 @@ def the_last_of_two_changes_wins() -> Patched:
     return _with_methods(apply=apply)
 
 
-@mutant("M3", "memory")
+@mutant("M3", "memory", by="a_revision_never_goes_back")
 def deleting_keeps_the_revision() -> Patched:
     """An apply that only deletes does not raise the user's revision."""
 
@@ -115,7 +115,7 @@ def deleting_keeps_the_revision() -> Patched:
     return _judging(judge)
 
 
-@mutant("M3", "memory")
+@mutant("M3", "memory", by="revisions_count_effects")
 def every_change_raises_the_revision() -> Patched:
     """The user's revision rises by the number of things changed."""
 
@@ -126,7 +126,7 @@ def every_change_raises_the_revision() -> Patched:
     return _judging(judge)
 
 
-@mutant("M3", "memory")
+@mutant("M3", "memory", by="what_changes_nothing_keeps_revisions")
 def equal_in_python_is_unchanged() -> Patched:
     """Values are compared as Python does: 1, 1.0 and True are the same, and a change between them is dropped."""
 
@@ -147,7 +147,7 @@ def _equal(one: StoredFact, other: StoredFact) -> bool:
     return bool(codec.decode(one.value) == codec.decode(other.value))
 
 
-@mutant("M4", "memory")
+@mutant("M4", "memory", by=("conflicts_tell_and_change_nothing", "a_stale_writer_is_told"))
 def a_conflict_tells_the_wrong_revision() -> Patched:
     """A conflict tells the expected revision as the one that was found."""
 
@@ -160,7 +160,7 @@ def a_conflict_tells_the_wrong_revision() -> Patched:
     return _judging(judge)
 
 
-@mutant("M4", "memory")
+@mutant("M4", "memory", by=("conflicts_tell_and_change_nothing", "a_stale_writer_is_told"))
 def an_expected_absence_is_not_checked() -> Patched:
     """A change that expects a deletion's fact not to be there, or to be, is never refused."""
 
@@ -174,7 +174,7 @@ def an_expected_absence_is_not_checked() -> Patched:
     return _with_methods(apply=apply)
 
 
-@mutant("M5", "memory")
+@mutant("M5", "memory", by=("one_rival_wins", "different_facts_all_land", "retrying_rivals_lose_nothing"))
 def an_update_is_lost() -> Patched:
     """State is read, judged and stored in separate steps, and other writers come in between."""
 
@@ -192,7 +192,7 @@ def an_update_is_lost() -> Patched:
     return _with_methods(apply=apply)
 
 
-@mutant("M6", "memory")
+@mutant("M6", "memory", by="pages_lose_and_repeat_nothing")
 def a_page_starts_at_an_offset() -> Patched:
     """The cursor counts the facts before it, so a deletion on an earlier page skips one."""
 
@@ -213,7 +213,7 @@ def a_page_starts_at_an_offset() -> Patched:
     return _with_methods(list_facts=list_facts)
 
 
-@mutant("M6", "memory")
+@mutant("M6", "memory", by="facts_keep_all_fields_and_byte_order")
 def facts_order_by_case_folded_ids() -> Patched:
     """Ids order as a collation does, not by their bytes."""
 
@@ -224,7 +224,7 @@ def facts_order_by_case_folded_ids() -> Patched:
     return _with_methods(_facts_in_order=facts_in_order)
 
 
-@mutant("M6", "memory")
+@mutant("M6", "memory", by="bad_pages_are_refused")
 def a_cursor_fits_any_listing() -> Patched:
     """A cursor does not say which listing it belongs to."""
     encode, decode = paging.encode_cursor, paging.decode_cursor
@@ -235,13 +235,13 @@ def a_cursor_fits_any_listing() -> Patched:
     )
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by=("search_is_what_the_words_say", "scripts_and_forms_are_found"))
 def search_only_lowers_case() -> Patched:
     """Text is lowered, not casefolded and normalised."""
     return mock.patch.object(search, "_folded", str.lower)
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by="category_comes_before_limit")
 def search_filters_after_the_limit() -> Patched:
     """The best matches of all categories are taken, and then those of the wanted one."""
 
@@ -254,7 +254,7 @@ def search_filters_after_the_limit() -> Patched:
     return _with_methods(search=found)
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by="scripts_and_forms_are_found")
 def any_part_of_the_query_is_enough() -> Patched:
     """A fact is found that has one of the query's words but not all."""
 
@@ -267,7 +267,7 @@ def any_part_of_the_query_is_enough() -> Patched:
 _score = search._score
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by="scripts_and_forms_are_found")
 def a_word_twice_counts_twice() -> Patched:
     """A part that the query has twice covers twice as much of the text."""
 
@@ -277,7 +277,7 @@ def a_word_twice_counts_twice() -> Patched:
     return mock.patch.object(listings, "query_parts", query_parts)
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by="scripts_and_forms_are_found")
 def only_spaces_part_words() -> Patched:
     """A query is split at spaces; tabs and line ends belong to its words."""
 
@@ -290,7 +290,7 @@ def only_spaces_part_words() -> Patched:
 _query_parts = search.query_parts
 
 
-@mutant("M7", "memory")
+@mutant("M7", "memory", by="scripts_and_forms_are_found")
 def an_agent_without_matches_finds_the_users() -> Patched:
     """Where an agent's part has no match, those of the user-wide part are given."""
 
@@ -301,7 +301,7 @@ def an_agent_without_matches_finds_the_users() -> Patched:
     return _with_methods(search=found)
 
 
-@mutant("M8", "memory")
+@mutant("M8", "memory", by="clear_takes_one_part")
 def clear_takes_every_agent_of_that_prefix() -> Patched:
     """Clearing an agent also removes those whose names begin with its name."""
 
@@ -316,7 +316,7 @@ def clear_takes_every_agent_of_that_prefix() -> Patched:
     return _with_methods(clear=clear)
 
 
-@mutant("M8", "memory")
+@mutant("M8", "memory", by="clear_takes_one_part")
 def an_idle_clear_raises_the_revision() -> Patched:
     """Clear raises the user's revision even if there was nothing to remove."""
 
@@ -330,7 +330,7 @@ def an_idle_clear_raises_the_revision() -> Patched:
     return _with_methods(clear=clear)
 
 
-@mutant("M8", "memory")
+@mutant("M8", "memory", by=("erase_leaves_no_trace", "clear_and_erase_follow_the_model"))
 def erase_keeps_the_revision() -> Patched:
     """Erase clears the user but goes on counting revisions."""
 
@@ -340,7 +340,7 @@ def erase_keeps_the_revision() -> Patched:
     return _with_methods(erase=erase)
 
 
-@mutant("M9", "memory")
+@mutant("M9", "memory", by="a_change_costs_what_it_changes")
 def apply_rewrites_the_part() -> Patched:
     """Every apply stores all facts of the parts that it touches again."""
 
@@ -353,7 +353,7 @@ def apply_rewrites_the_part() -> Patched:
     return _with_methods(_store=store)
 
 
-@mutant("M11", "memory")
+@mutant("M11", "memory", by="load_is_of_one_revision")
 def load_reads_twice() -> Patched:
     """Body and revision are read first and the facts after, with other writers in between."""
 
@@ -365,7 +365,7 @@ def load_reads_twice() -> Patched:
     return _with_methods(load=load)
 
 
-@mutant("M12", "memory")
+@mutant("M12", "memory", by="a_copy_reads_the_same")
 def restore_forgets_times() -> Patched:
     """Restored facts bear the time of the restoring."""
 
@@ -380,7 +380,7 @@ def restore_forgets_times() -> Patched:
 _restore = InProcessMemoryStore._restore
 
 
-@mutant("M12", "memory")
+@mutant("M12", "memory", by="an_emptied_body_keeps_its_revision")
 def an_emptied_body_is_not_restored() -> Patched:
     """A body that is {} is taken for none, and its revision is lost."""
 
@@ -391,7 +391,7 @@ def an_emptied_body_is_not_restored() -> Patched:
     return _with_methods(_restore=restore)
 
 
-@mutant("M12", "memory")
+@mutant("M12", "memory", by="a_different_record_is_a_conflict")
 def restore_overwrites() -> Patched:
     """A record that meets a different one replaces it."""
 

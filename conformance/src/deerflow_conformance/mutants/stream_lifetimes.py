@@ -33,7 +33,7 @@ _finish = Subscription._finish
 _attach = Hub.attach
 
 
-@mutant("S9", "stream_bridge")
+@mutant("S9", "stream_bridge", by="heartbeats_come_while_waiting")
 def every_other_heartbeat_is_missing() -> Patched:
     """Heartbeats come at twice the interval."""
 
@@ -46,7 +46,7 @@ def every_other_heartbeat_is_missing() -> Patched:
     return mock.patch.object(Subscription, "_begin", begin)
 
 
-@mutant("S9", "stream_bridge")
+@mutant("S9", "stream_bridge", by="heartbeats_come_while_waiting")
 def heartbeats_are_due_while_nobody_waits() -> Patched:
     """The interval counts from the last heartbeat, also while the subscriber is busy elsewhere."""
     last: dict[Subscription, float] = {}
@@ -63,7 +63,7 @@ def heartbeats_are_due_while_nobody_waits() -> Patched:
     return mock.patch.object(Subscription, "_next", following)
 
 
-@mutant("S10", "stream_bridge")
+@mutant("S10", "stream_bridge", by="the_last_max_events_replay")
 def one_event_too_many_is_kept() -> Patched:
     """A stream keeps one event more than max_events."""
 
@@ -78,7 +78,7 @@ def one_event_too_many_is_kept() -> Patched:
     return _with_methods(_append=append)
 
 
-@mutant("S10", "stream_bridge")
+@mutant("S10", "stream_bridge", by="bytes_count_as_encoded")
 def bytes_are_counted_as_characters() -> Patched:
     """max_bytes is compared with the number of characters."""
 
@@ -89,7 +89,7 @@ def bytes_are_counted_as_characters() -> Patched:
     return _with_methods(_append=append)
 
 
-@mutant("S10", "stream_bridge")
+@mutant("S10", "stream_bridge", by=("a_stream_expires_whole", "expires_at_moves_with_writes"))
 def a_stream_expires_by_its_first_write() -> Patched:
     """Later writes do not keep a stream alive."""
 
@@ -104,7 +104,7 @@ def a_stream_expires_by_its_first_write() -> Patched:
     return _with_methods(_publish=publish)
 
 
-@mutant("S11", "stream_bridge")
+@mutant("S11", "stream_bridge", by="subscribing_to_an_unknown_run")
 def subscribing_makes_a_stream() -> Patched:
     """Reading a run that is not there creates it, empty."""
 
@@ -117,7 +117,7 @@ def subscribing_makes_a_stream() -> Patched:
     return _with_methods(read=read)
 
 
-@mutant("S12", "stream_bridge")
+@mutant("S12", "stream_bridge", by="a_slow_reader_delays_nobody")
 def publishers_wait_for_readers() -> Patched:
     """A publisher waits until every subscriber has been given the event before."""
 
@@ -142,7 +142,7 @@ def publishers_wait_for_readers() -> Patched:
     return _with_methods(publish=publish)
 
 
-@mutant("S12", "stream_bridge")
+@mutant("S12", "stream_bridge", by="nothing_is_prefetched_beyond_the_buffer")
 def the_buffer_has_no_end() -> Patched:
     """For a subscriber that does not read, everything is kept in memory."""
 
@@ -155,7 +155,11 @@ def the_buffer_has_no_end() -> Patched:
     return mock.patch.object(Watch, "_append", append)
 
 
-@mutant("S13", "stream_bridge")
+@mutant(
+    "S13",
+    "stream_bridge",
+    by=("cleaning_an_ended_run", "cleaning_a_run_that_has_not_ended", "the_trace_lasts_for_the_ttl"),
+)
 def cleanup_leaves_no_trace() -> Patched:
     """A run that was cleaned up is as if it had never been."""
 
@@ -169,7 +173,7 @@ def cleanup_leaves_no_trace() -> Patched:
     return _with_methods(_find=find)
 
 
-@mutant("S13", "stream_bridge")
+@mutant("S13", "stream_bridge", by="the_earliest_scheduled_cleanup_wins")
 def the_last_scheduled_cleanup_wins() -> Patched:
     """A later schedule replaces an earlier one."""
 
@@ -182,7 +186,7 @@ def the_last_scheduled_cleanup_wins() -> Patched:
     return _with_methods(cleanup=cleanup)
 
 
-@mutant("S13", "stream_bridge")
+@mutant("S13", "stream_bridge", by="the_earliest_scheduled_cleanup_wins")
 def publishing_postpones_a_cleanup() -> Patched:
     """Each event moves a scheduled cleanup on."""
 
@@ -197,7 +201,7 @@ def publishing_postpones_a_cleanup() -> Patched:
     return _with_methods(_publish=publish)
 
 
-@mutant("S13", "stream_bridge")
+@mutant("S13", "stream_bridge", by="the_earliest_scheduled_cleanup_wins")
 def a_schedule_does_not_show() -> Patched:
     """Expires_at tells when the stream would expire, whatever cleanup is scheduled."""
 
@@ -210,13 +214,13 @@ def a_schedule_does_not_show() -> Patched:
     return _with_methods(status=status)
 
 
-@mutant("S14", "stream_bridge")
+@mutant("S14", "stream_bridge", by=("waiting_subscribers_learn_of_expiry", "waiting_subscribers_learn_of_a_cleanup"))
 def expiry_wakes_nobody() -> Patched:
     """A subscriber is not told when its stream disappears by itself."""
     return mock.patch.object(Watch, "_arm")
 
 
-@mutant("S14", "stream_bridge")
+@mutant("S14", "stream_bridge", by="waiting_subscribers_learn_of_a_cleanup")
 def cleanup_wakes_nobody() -> Patched:
     """A subscriber is not told of a cleanup until somebody publishes."""
 
@@ -227,7 +231,7 @@ def cleanup_wakes_nobody() -> Patched:
     return _with_methods(cleanup=cleanup)
 
 
-@mutant("S15", "stream_bridge")
+@mutant("S15", "stream_bridge", by="handles_do_not_grow_with_subscribers")
 def every_subscriber_has_a_handle() -> Patched:
     """Each subscription opens a file handle of its own."""
     opened: dict[int, int] = {}

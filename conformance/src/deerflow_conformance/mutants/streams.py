@@ -40,7 +40,7 @@ def _with_methods(**methods: Any) -> Patched:
     return patched
 
 
-@mutant("S1", "stream_bridge")
+@mutant("S1", "stream_bridge", by="a_batch_is_all_or_nothing")
 def a_batch_is_stored_one_by_one() -> Patched:
     """publish_many stores each event as soon as it has looked at it, so a bad one leaves those before it."""
 
@@ -55,7 +55,7 @@ def a_batch_is_stored_one_by_one() -> Patched:
     return _with_methods(publish_many=publish_many)
 
 
-@mutant("S1", "stream_bridge")
+@mutant("S1", "stream_bridge", by=("a_subscriber_gets_what_was_published", "all_see_one_order"))
 def a_batch_is_turned_round() -> Patched:
     """The events of a batch are stored in the opposite order."""
 
@@ -65,7 +65,7 @@ def a_batch_is_turned_round() -> Patched:
     return _with_methods(_append=append)
 
 
-@mutant("S2", "stream_bridge")
+@mutant("S2", "stream_bridge", by="each_stream_has_a_higher_epoch")
 def ids_are_reused_after_cleanup() -> Patched:
     """A new stream takes the server's time as its epoch, though the trace of an earlier one has the same."""
 
@@ -78,7 +78,7 @@ def ids_are_reused_after_cleanup() -> Patched:
     return _with_methods(_create=create)
 
 
-@mutant("S2", "stream_bridge")
+@mutant("S2", "stream_bridge", by="ids_count_without_holes")
 def a_refused_event_takes_a_seq() -> Patched:
     """A batch that is refused leaves a hole in the ids."""
 
@@ -95,7 +95,7 @@ def a_refused_event_takes_a_seq() -> Patched:
     return _with_methods(publish_many=publish_many)
 
 
-@mutant("S3", "stream_bridge")
+@mutant("S3", "stream_bridge", by=("programs_agree_with_the_model", "nothing_is_lost_over_reconnects"))
 def resuming_drops_an_event() -> Patched:
     """Who resumes where more than one event is waiting misses the first of them."""
 
@@ -107,7 +107,7 @@ def resuming_drops_an_event() -> Patched:
     return mock.patch.object(Place, "step", step)
 
 
-@mutant("S3", "stream_bridge")
+@mutant("S3", "stream_bridge", by=("programs_agree_with_the_model", "nothing_is_lost_over_reconnects"))
 def resuming_repeats_an_event() -> Patched:
     """Who resumes at the tail is given the last event again with the next one."""
 
@@ -120,7 +120,7 @@ def resuming_repeats_an_event() -> Patched:
     return mock.patch.object(Place, "_begin_at", begin_at)
 
 
-@mutant("S3", "stream_bridge")
+@mutant("S3", "stream_bridge", by="what_comes_during_a_read_is_not_lost")
 def news_during_a_read_is_forgotten() -> Patched:
     """What is stored while the process reads the run's head is taken for read."""
 
@@ -131,7 +131,7 @@ def news_during_a_read_is_forgotten() -> Patched:
     return mock.patch.object(Watch, "feed", feed)
 
 
-@mutant("S4", "stream_bridge")
+@mutant("S4", "stream_bridge", by="no_cursor_gives_everything_retained")
 def zero_is_a_cursor() -> Patched:
     """0-0 is looked for among the ids, and is not there."""
 
@@ -141,7 +141,7 @@ def zero_is_a_cursor() -> Patched:
     return mock.patch.object(cursors, "parse_cursor", parse_cursor)
 
 
-@mutant("S4", "stream_bridge")
+@mutant("S4", "stream_bridge", by=("no_gap_before_anything_was_delivered", "no_cursor_gives_everything_retained"))
 def a_late_start_is_a_gap() -> Patched:
     """A subscriber without cursor that finds event 1 trimmed is given a gap."""
 
@@ -157,7 +157,7 @@ def a_late_start_is_a_gap() -> Patched:
 _begin_place = Place._begin
 
 
-@mutant("S5", "stream_bridge")
+@mutant("S5", "stream_bridge", by="the_place_before_event_1")
 def the_place_before_event_1_is_unknown() -> Patched:
     """<epoch>-0 is looked for among the events, and is not there."""
 
@@ -167,7 +167,7 @@ def the_place_before_event_1_is_unknown() -> Patched:
     return mock.patch.object(cursors, "_is_retained", is_retained)
 
 
-@mutant("S6", "stream_bridge")
+@mutant("S6", "stream_bridge", by="an_unretained_cursor_gives_one_gap")
 def a_gap_is_served_as_a_replay() -> Patched:
     """A trimmed cursor replays from the earliest retained event instead of giving a gap."""
 
@@ -184,7 +184,7 @@ def a_gap_is_served_as_a_replay() -> Patched:
     return mock.patch.object(Place, "_begin_at", begin_at)
 
 
-@mutant("S6", "stream_bridge")
+@mutant("S6", "stream_bridge", by="another_streams_cursor_is_a_gap")
 def epochs_are_not_compared() -> Patched:
     """A cursor of another stream is taken for this stream's event of the same seq."""
 
@@ -194,13 +194,29 @@ def epochs_are_not_compared() -> Patched:
     return mock.patch.object(cursors, "_is_retained", is_retained)
 
 
-@mutant("S7", "stream_bridge")
+@mutant(
+    "S7",
+    "stream_bridge",
+    by=(
+        "a_malformed_cursor_gives_the_live_tail",
+        "a_malformed_cursor_on_an_ended_stream_gives_all_of_it",
+        "a_malformed_cursor_without_stream_is_no_cursor",
+    ),
+)
 def any_digits_make_an_id() -> Patched:
     """Leading zeros, any number of digits and digits of other scripts are read as numbers."""
     return mock.patch.object(cursors, "_WELL_FORMED", re.compile(r"(\d+)-(\d+)"))
 
 
-@mutant("S7", "stream_bridge")
+@mutant(
+    "S7",
+    "stream_bridge",
+    by=(
+        "a_malformed_cursor_gives_the_live_tail",
+        "a_malformed_cursor_on_an_ended_stream_gives_all_of_it",
+        "a_malformed_cursor_without_stream_is_no_cursor",
+    ),
+)
 def an_id_may_be_followed_by_anything() -> Patched:
     """A cursor that begins with an id is taken for that id."""
     pattern = cursors._WELL_FORMED.pattern
@@ -208,7 +224,7 @@ def an_id_may_be_followed_by_anything() -> Patched:
     return mock.patch.object(cursors, "_WELL_FORMED", re.compile(f"{pattern}.*", re.DOTALL))
 
 
-@mutant("S8", "stream_bridge")
+@mutant("S8", "stream_bridge", by="publishing_after_end_stores_nothing")
 def publishing_after_end_is_stored() -> Patched:
     """An ended run still takes events."""
 
@@ -225,7 +241,7 @@ def publishing_after_end_is_stored() -> Patched:
     return _with_methods(_publish=publish)
 
 
-@mutant("S8", "stream_bridge")
+@mutant("S8", "stream_bridge", by=("end_comes_once_and_last", "end_on_an_unknown_run"))
 def end_comes_twice() -> Patched:
     """Asked again after END, a subscription gives END again."""
 
@@ -238,7 +254,7 @@ def end_comes_twice() -> Patched:
     return mock.patch.object(Subscription, "__anext__", anext_)
 
 
-@mutant("S8", "stream_bridge")
+@mutant("S8", "stream_bridge", by="an_event_named_like_a_sentinel_is_an_event")
 def an_event_named_end_ends_the_run() -> Patched:
     """Publishing an event of the sentinel's name ends the run."""
 

@@ -45,7 +45,7 @@ def _with_methods(**methods: Any) -> Iterator[None]:
         yield
 
 
-@mutant("T1", "thread_index")
+@mutant("T1", "thread_index", by="a_replica_lists_at_once")
 def a_moved_thread_stays_listed() -> Patched:
     """A moved thread is listed for its new owner and still for the former one."""
 
@@ -60,7 +60,7 @@ def a_moved_thread_stays_listed() -> Patched:
     return _with_methods(move=move)
 
 
-@mutant("T1", "thread_index")
+@mutant("T1", "thread_index", by=("a_replica_lists_at_once", "a_list_is_exactly_the_users_threads"))
 def a_list_lags_behind() -> Patched:
     """A list without filters is the one that this instance read before."""
     kept: dict[tuple[int, Any, int], Page[Thread]] = {}
@@ -76,7 +76,7 @@ def a_list_lags_behind() -> Patched:
     return _with_methods(list=lagging)
 
 
-@mutant("T2", "thread_index")
+@mutant("T2", "thread_index", by="only_true_pins")
 def one_pins_like_true() -> Patched:
     """A thread whose pin is 1 stands above the others, as if it were True."""
 
@@ -86,7 +86,7 @@ def one_pins_like_true() -> Patched:
     return mock.patch.object(StoredThread, "pinned", property(pinned))
 
 
-@mutant("T2", "thread_index")
+@mutant("T2", "thread_index", by="only_true_pins")
 def pins_are_forgotten_after_creation() -> Patched:
     """An update that changes the pin leaves the thread in its place."""
 
@@ -96,7 +96,7 @@ def pins_are_forgotten_after_creation() -> Patched:
     return mock.patch.object(StoredThread, "order", property(order))
 
 
-@mutant("T2", "thread_index")
+@mutant("T2", "thread_index", by=("ties_go_by_bytes_downwards", "pinned_latest_then_id"))
 def ties_go_upwards() -> Patched:
     """Threads of one moment are listed by id, the least first, where one page holds them all."""
 
@@ -119,25 +119,25 @@ def _after(place: Any) -> Patched:
     return _with_methods(_following=following)
 
 
-@mutant("T3", "thread_index")
+@mutant("T3", "thread_index", by="pages_end_exactly")
 def a_page_skips_what_is_as_old() -> Patched:
     """The cursor knows the time only, and threads of the same moment are left out."""
     return _after(lambda after: (after[0], after[1], ""))
 
 
-@mutant("T3", "thread_index")
+@mutant("T3", "thread_index", by="pages_end_exactly")
 def a_page_repeats_what_is_as_old() -> Patched:
     """The cursor knows the time only, and threads of the same moment come again."""
     return _after(lambda after: (after[0], after[1] + 1, ""))
 
 
-@mutant("T3", "thread_index")
+@mutant("T3", "thread_index", by="pages_visit_every_quiet_thread_once")
 def a_cursor_forgets_pins() -> Patched:
     """The cursor does not know whether its thread was pinned."""
     return _after(lambda after: (False, *after[1:]))
 
 
-@mutant("T3", "thread_index")
+@mutant("T3", "thread_index", by="pages_end_exactly")
 def a_full_last_page_has_a_cursor() -> Patched:
     """A page that is just full has a cursor, even where nothing can follow."""
 
@@ -148,7 +148,7 @@ def a_full_last_page_has_a_cursor() -> Patched:
     return mock.patch.object(ThreadListing, "select", select)
 
 
-@mutant("T4", "thread_index")
+@mutant("T4", "thread_index", by="any_user_is_asked_for_by_name")
 def no_scope_is_any_scope() -> Patched:
     """None as a scope sees everything, without being ANY_USER."""
     check_scope = thread_changes.check_scope
@@ -159,7 +159,7 @@ def no_scope_is_any_scope() -> Patched:
     return mock.patch.multiple(threads, check_scope=check)
 
 
-@mutant("T4", "thread_index")
+@mutant("T4", "thread_index", by="the_whole_table_of_owners")
 def a_thread_without_owner_is_everybodys() -> Patched:
     """Users see and change threads that have no owner."""
     return mock.patch.object(
@@ -167,7 +167,7 @@ def a_thread_without_owner_is_everybodys() -> Patched:
     )
 
 
-@mutant("T4", "thread_index")
+@mutant("T4", "thread_index", by="the_whole_table_of_owners")
 def access_needs_an_owner() -> Patched:
     """A thread without owner may be used by nobody."""
 
@@ -178,7 +178,7 @@ def access_needs_an_owner() -> Patched:
     return _with_methods(can_access=can_access)
 
 
-@mutant("T4", "thread_index")
+@mutant("T4", "thread_index", by="the_whole_table_of_owners")
 def a_guard_tells_of_others_threads() -> Patched:
     """An update with an expected status of another user's thread is a Conflict, which tells that it is there."""
 
@@ -192,7 +192,7 @@ def a_guard_tells_of_others_threads() -> Patched:
     return _with_methods(update=update)
 
 
-@mutant("T5", "thread_index")
+@mutant("T5", "thread_index", by="a_taken_id_is_a_conflict")
 def creating_again_gives_the_first() -> Patched:
     """Creating a taken id returns the thread that has it, and no Conflict."""
 
@@ -205,7 +205,7 @@ def creating_again_gives_the_first() -> Patched:
     return _with_methods(create=create)
 
 
-@mutant("T5", "thread_index")
+@mutant("T5", "thread_index", by="one_rival_creates")
 def rival_creators_both_win() -> Patched:
     """Create looks whether the id is free, and others create in between."""
 
@@ -220,7 +220,7 @@ def rival_creators_both_win() -> Patched:
     return _with_methods(create=create)
 
 
-@mutant("T6", "thread_index")
+@mutant("T6", "thread_index", by="none_is_a_value_and_values_are_whole")
 def metadata_is_replaced() -> Patched:
     """An update's metadata becomes the whole metadata."""
 
@@ -230,7 +230,7 @@ def metadata_is_replaced() -> Patched:
     return mock.patch.object(ThreadUpdate, "_merged", merged)
 
 
-@mutant("T6", "thread_index")
+@mutant("T6", "thread_index", by="none_is_a_value_and_values_are_whole")
 def none_removes_a_key() -> Patched:
     """A key that is set to None is removed."""
 
@@ -240,7 +240,7 @@ def none_removes_a_key() -> Patched:
     return mock.patch.object(ThreadUpdate, "_merged", merged)
 
 
-@mutant("T6", "thread_index")
+@mutant("T6", "thread_index", by="a_hundred_updates_all_land")
 def metadata_is_merged_at_the_client() -> Patched:
     """An update reads the thread, merges, and writes all of it, over what others wrote in between."""
 
@@ -256,13 +256,13 @@ def metadata_is_merged_at_the_client() -> Patched:
     return _with_methods(update=update)
 
 
-@mutant("T7", "thread_index")
+@mutant("T7", "thread_index", by="many_touches_at_once_all_grow")
 def touches_of_one_moment_are_equal() -> Patched:
     """A touch takes the clock as it is, even if the thread bears that time already."""
     return mock.patch.object(StoredThread, "touched", lambda self, now: max(now, self.updated_at))
 
 
-@mutant("T7", "thread_index")
+@mutant("T7", "thread_index", by=("many_touches_at_once_all_grow", "updated_at_grows_with_each_touch"))
 def every_update_touches() -> Patched:
     """An update with touch=False touches all the same."""
     return mock.patch.object(
@@ -270,7 +270,7 @@ def every_update_touches() -> Patched:
     )
 
 
-@mutant("T7", "thread_index")
+@mutant("T7", "thread_index", by="a_late_status_is_a_conflict")
 def a_late_status_wins() -> Patched:
     """The expected status is not looked at."""
     return mock.patch.object(
@@ -284,7 +284,7 @@ def _matching(matches: Any) -> Patched:
     return mock.patch.object(ThreadListing, "_matches", matches)
 
 
-@mutant("T8", "thread_index")
+@mutant("T8", "thread_index", by="look_alikes_are_told_apart")
 def filters_compare_as_python_does() -> Patched:
     """A filter for 1 also finds 1.0 and True."""
 
@@ -297,7 +297,7 @@ def filters_compare_as_python_does() -> Patched:
     return _matching(matches)
 
 
-@mutant("T8", "thread_index")
+@mutant("T8", "thread_index", by=("look_alikes_are_told_apart", "filters_reach_nothing_else"))
 def a_filter_for_none_finds_what_is_absent() -> Patched:
     """A filter for None also finds threads without the key."""
 
@@ -307,7 +307,7 @@ def a_filter_for_none_finds_what_is_absent() -> Patched:
     return _matching(matches)
 
 
-@mutant("T8", "thread_index")
+@mutant("T8", "thread_index", by="filters_reach_nothing_else")
 def a_filter_reaches_columns() -> Patched:
     """A filter for a column's name is a filter on that column."""
 
@@ -318,13 +318,13 @@ def a_filter_reaches_columns() -> Patched:
     return _matching(matches)
 
 
-@mutant("T8", "thread_index")
+@mutant("T8", "thread_index", by="a_rare_match_is_found_by_its_cursor")
 def a_filter_examines_everything() -> Patched:
     """A call with a filter looks at all threads until it has found enough."""
     return mock.patch.object(listings, "MAX_EXAMINED", 1_000_000)
 
 
-@mutant("T9", "thread_index")
+@mutant("T9", "thread_index", by="a_page_costs_the_same_for_many")
 def every_page_sorts_all_threads() -> Patched:
     """There is no index: a page is found by sorting all threads of the user."""
 
@@ -340,7 +340,7 @@ def every_page_sorts_all_threads() -> Patched:
     return _with_methods(_following=following)
 
 
-@mutant("T9", "thread_index")
+@mutant("T9", "thread_index", by="a_page_costs_the_same_for_many")
 def a_cursor_walks_from_the_start() -> Patched:
     """A page after a cursor examines every thread before it."""
 
@@ -352,7 +352,7 @@ def a_cursor_walks_from_the_start() -> Patched:
     return _with_methods(_following=following)
 
 
-@mutant("T10", "thread_index")
+@mutant("T10", "thread_index", by=("a_namespace_is_the_users_threads", "rival_puts_leave_one_whole_value"))
 def put_merges() -> Patched:
     """Putting a key that is there merges into its value."""
 
@@ -363,7 +363,7 @@ def put_merges() -> Patched:
     return mock.patch.object(NamespaceView, "put", put)
 
 
-@mutant("T10", "thread_index")
+@mutant("T10", "thread_index", by="a_namespace_is_the_users_threads")
 def put_takes_keys_over() -> Patched:
     """Putting another user's key moves it here."""
 
@@ -375,7 +375,7 @@ def put_takes_keys_over() -> Patched:
     return mock.patch.object(NamespaceView, "put", put)
 
 
-@mutant("T10", "thread_index")
+@mutant("T10", "thread_index", by="items_come_beyond_one_page")
 def a_namespace_is_one_page() -> Patched:
     """The items are the first page of the list, whatever follows."""
 
@@ -386,7 +386,7 @@ def a_namespace_is_one_page() -> Patched:
     return mock.patch.object(NamespaceView, "items", items)
 
 
-@mutant("T11", "thread_index")
+@mutant("T11", "thread_index", by="a_copy_reads_the_same")
 def restoring_touches() -> Patched:
     """A restored thread bears the time of the restoring."""
 
@@ -399,7 +399,7 @@ def restoring_touches() -> Patched:
 _restore = InProcessThreadIndex._restore
 
 
-@mutant("T11", "thread_index")
+@mutant("T11", "thread_index", by="a_different_record_is_a_conflict")
 def a_different_record_is_passed_over() -> Patched:
     """A record that meets a different thread is left out silently."""
     return mock.patch.object(threads, "thread_is_new", lambda _, stored: stored is None)
