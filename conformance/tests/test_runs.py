@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from deerflow_conformance import runs
 from deerflow_conformance.bench import Bench
+from deerflow_conformance.causes import CAUSES
 from deerflow_conformance.checks import Check, NotApplicable, expect
-from deerflow_conformance.promises import HARNESS, Level, promises_of
+from deerflow_conformance.promises import HARNESS, PROMISES, Level, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import KitDefect, Run
@@ -601,3 +602,10 @@ def test_the_reference_names_every_capability() -> None:
     """The in-process reference is there for all four capabilities, in virtual time."""
     assert all(one.virtual_time for one in REFERENCE)
     assert [one.capability for one in REFERENCE] == ["stream_bridge", "memory", "thread_index", "counters"]
+
+
+def test_every_failure_names_its_usual_cause() -> None:
+    """Each counted promise has one, and nothing else has."""
+    counted = {number for number, promise in PROMISES.items() if promise.counted}
+    assert CAUSES.keys() == counted
+    assert all(cause.endswith(".") for cause in CAUSES.values())

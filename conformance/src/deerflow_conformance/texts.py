@@ -40,7 +40,12 @@ def _failure_text(failure: Failure, replay: str) -> str:
         lines.append(f"check     {failure.check}: {failure.check_sentence}")
     if failure.program is not None:
         lines.append(f"program   {textwrap.indent(failure.program, ' ' * 10).lstrip()}")
-    if failure.trace:
-        lines += ["where", textwrap.indent(failure.trace.rstrip(), "  ")]
+    for name, text in (("history", failure.history), ("where", failure.trace)):
+        if text:
+            lines += [name, textwrap.indent(text.rstrip(), "  ")]
+    if failure.cause:
+        lines.append(f"often     {failure.cause}")
     lines.append(f"replay    {replay}")
+    if failure.snippet:
+        lines += ["or run", textwrap.indent(failure.snippet, "  ")]
     return "\n".join(lines)
