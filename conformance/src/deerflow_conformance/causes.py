@@ -6,16 +6,16 @@ from typing import Final
 
 #: One sentence or two for each promise, said with every failure of it.
 CAUSES: Final[dict[str, str]] = {
-    "G1": "An identifier reaches a key, a pattern or a collation as it is: without escaping or a hash, or folded by the "
+    "G1": "An identifier reaches a key, a pattern or a collation without escaping or a hash, or is folded by the "
     "store's own comparison.",
-    "G2": "A JSON library or the store's own type for JSON changed the value: store what core's codec encodes, as bytes.",
+    "G2": "A JSON library or the store's own type for JSON changed the value: store the bytes of core's codec.",
     "G3": "A limit of the store or of the driver for one value, or a check of the size that counts characters and not "
     "encoded bytes.",
     "G4": "A prefix, a pattern or a query that lacks the user, the thread or the namespace.",
     "G5": "The driver, or a loop around it, sends a write again after a lost reply; or an error says that nothing was "
     "written although the request had left.",
     "G6": "A value is kept in the instance, or read from a replica that lags behind.",
-    "G7": "A call waits without a limit: for a connection of the pool, for a lock, or in the driver's own retries; or a "
+    "G7": "A call waits without a limit: for a connection of the pool, for a lock, or in the driver's retries; or a "
     "dead connection is never replaced.",
     "G8": "A cancelled call keeps a lock, or gives back a connection on which its answer is still to come.",
     "G9": "A task, a pool or a listener is not awaited where the context manager is left; or calls do not look whether "
@@ -57,7 +57,7 @@ CAUSES: Final[dict[str, str]] = {
     "T4": "A query lacks the user, or a thread without owner counts as everybody's.",
     "T5": "Looking for the id and inserting it are two steps, or create is an upsert.",
     "T6": "Metadata is read, merged and written back as a whole.",
-    "T7": "updated_at is the clock's reading and not more than the last one, or the status is looked at before the write.",
+    "T7": "updated_at is the clock's reading and not above the last one, or the status is looked at before the write.",
     "T8": "Values are compared as text, or a key of the filter becomes part of a query.",
     "T9": "There is no index on owner and order, or everything is read before it is cut to a page.",
     "T10": "Put merges where it should replace, or does not look at the owner in the same step.",
