@@ -4,10 +4,12 @@ Sessions never see the source trees: ``build`` makes the wheels once a run, and 
 installs those. A plugin takes part by having a folder in ``plugins/``.
 """
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +47,9 @@ OURS = {canonicalize_name(project["project"]["name"]): folder for folder, projec
 
 #: What share of its programs the kit draws for a plugin's file, where that differs little from another that gets all.
 BUDGETS = {"test_valkey_xread.py": 0.3, "test_redis7_pubsub.py": 0.3, "test_redis7_xread.py": 0.2}
+#: What else goes to the kit for a file. The nodes of a cluster tell clients each other's addresses, around the kit's
+#: proxy: faults there are what the plugin's own tests are for.
+LEVELS = {"test_cluster.py": ("--conformance-level=L2",)}
 #: How many of the kit's files run at once.
 RUNS_AT_ONCE = 4
 #: The releases of a driver, besides the one in constraints.txt, that a plugin is held to go with.
@@ -135,19 +140,23 @@ def install_everything(session: nox.Session) -> None:
     )
 
 
+def quietly(session: nox.Session, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the session's environment and keep what it says, so that several can run at once."""
+    environment = {key: value for key, value in session.env.items() if value is not None}
+    command = [str(shutil.which(program, path=session.bin)), *arguments]
+    return subprocess.run(command, text=True, capture_output=True, check=False, env={**os.environ, **environment})
+
+
 def run_kits(session: nox.Session, runs: list[tuple[list[str], float]]) -> None:
     """Run the kit's files, for each run what goes to pytest and its budget; some at once, since they mostly wait.
 
     Each capability has a server of its own. For the kit a plugin has each capability once, hence the several runs.
     """
-    options = ("--dist=loadscope", "--quiet")
-    pytest = shutil.which("pytest", path=session.bin)
 
     def run(arguments: list[str], budget: float) -> subprocess.CompletedProcess[str]:
         workers = "--numprocesses=4" if "drivers" in arguments else "--numprocesses=2"
-        command = [str(pytest), workers, *options, f"--conformance-budget={budget}", *arguments, *session.posargs]
-        environment = {key: value for key, value in session.env.items() if value is not None}
-        return subprocess.run(command, text=True, capture_output=True, check=False, env={**os.environ, **environment})
+        options = (workers, "--dist=loadscope", "--quiet", f"--conformance-budget={budget}")
+        return quietly(session, "pytest", *options, *arguments, *session.posargs)
 
     with ThreadPoolExecutor(RUNS_AT_ONCE) as executor:
         done = list(executor.map(lambda one: run(*one), runs))
@@ -158,6 +167,17 @@ def run_kits(session: nox.Session, runs: list[tuple[list[str], float]]) -> None:
         failed += [arguments[0]] if result.returncode else []
     if failed:
         session.error(f"failed: {', '.join(failed)}")
+
+
+def kits_of(session: nox.Session, folder: str) -> list[Path]:
+    """Return the kit's files of a plugin; those for Redis 7.0 are named as not run where there is none of it."""
+    paths = sorted(ROOT.glob(f"{folder}/tests/conformance/test_*.py"))
+    if not has_redis7():
+        absent = [path.name for path in paths if "redis7" in path.name]
+        paths = [path for path in paths if path.name not in absent]
+        tell = session.error if "CI" in os.environ else session.warn
+        tell(f"Redis 7.0 was not run: {', '.join(absent)} need a redis-server on the PATH")
+    return paths
 
 
 def has_redis7() -> bool:
@@ -243,26 +263,24 @@ def tests(session: nox.Session, version: str, subject: str) -> None:
 @nox.session(requires=["build"], reuse_venv=False)
 @nox.parametrize("python, version", [nox.param(PYTHONS[v], v, id=v) for v in (FIRST, *OTHERS)])
 def conformance(session: nox.Session, version: str) -> None:
-    """Every backend keeps every promise, a plugin on servers of its own; on the other Pythons, L1 in process.
+    """Every backend keeps every promise at all levels that apply, a plugin on servers of its own.
+
+    On the other Pythons only those in process.
 
     For Redis 7.0 a redis-server must be there: without one that part is named as not run, and where `CI` is set it is
     an error. What follows -- goes to pytest, for the plugins.
     """
     install(session, wheel("core", extras=False), wheel("conformance"), *theirs(group("test", "conformance")))
-    if version != FIRST:
-        session.run("deerflow-conformance", "run", "inprocess", "--level", "L1")
-        return
     session.run("deerflow-conformance", "run", "inprocess")
+    if version != FIRST:
+        return
     session.run("pytest", "--numprocesses=auto", "tests/conformance")
     for folder in PLUGINS:
         install_for_tests(session, folder)
-        paths = sorted(ROOT.glob(f"{folder}/tests/conformance/test_*.py"))
-        if not has_redis7():
-            absent = [path.name for path in paths if "redis7" in path.name]
-            paths = [path for path in paths if path.name not in absent]
-            tell = session.error if "CI" in os.environ else session.warn
-            tell(f"Redis 7.0 was not run: {', '.join(absent)} need a redis-server on the PATH")
-        run_kits(session, [([str(path)], BUDGETS.get(path.name, 1)) for path in paths])
+        run_kits(
+            session,
+            [([str(path), *LEVELS.get(path.name, ())], BUDGETS.get(path.name, 1)) for path in kits_of(session, folder)],
+        )
 
 
 @nox.session(requires=["build"], reuse_venv=False, python=PYTHONS[FIRST])
@@ -285,6 +303,36 @@ def drivers(session: nox.Session, folder: str, driver: str) -> None:
     kit = f"{folder}/tests/conformance/test_valkey_pubsub.py"
     marked = [f"{folder}/tests", f"--ignore={folder}/tests/conformance", "-m", "drivers"]
     run_kits(session, [(marked, 1), ([f"{kit}::stream_bridge", f"{kit}::memory"], 0.1)])
+
+
+@nox.session(requires=["build"], reuse_venv=False, python=PYTHONS[FIRST], default=False)
+def soak(session: nox.Session) -> None:
+    """Every backend runs all its levels for an hour, seed after seed: `-- 60` for a minute each.
+
+    Two seeds must never disagree. Two backends run at once; the session fails with the seeds that failed.
+    """
+    install_everything(session)
+    seconds = float(session.posargs[0]) if session.posargs else 3_600.0
+    subjects = [Path("inprocess"), *sorted(ROOT.glob("tests/conformance/test_*.py"))]
+    subjects += [path for folder in PLUGINS for path in kits_of(session, folder)]
+
+    def soaked(subject: Path) -> list[str]:
+        failed: list[str] = []
+        end, seeds = time.monotonic() + seconds, itertools.count()
+        level = [argument.replace("conformance-", "") for argument in LEVELS.get(subject.name, ())]
+        while time.monotonic() < end:
+            arguments = [str(subject), f"--seed={next(seeds)}", *level]
+            result = quietly(session, "deerflow-conformance", "run", *arguments)
+            if result.returncode:
+                failed.append(f"exit code {result.returncode}: deerflow-conformance run {' '.join(arguments)}")
+                session.log(result.stdout + result.stderr)
+        session.log(f"{subject.name}: {next(seeds)} seeds, {len(failed)} of them failed")
+        return failed
+
+    with ThreadPoolExecutor(2) as executor:
+        failed = list(itertools.chain.from_iterable(executor.map(soaked, subjects)))
+    if failed:
+        session.error("\n".join(failed))
 
 
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
