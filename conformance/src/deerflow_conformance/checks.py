@@ -18,7 +18,15 @@ CheckFunction: TypeAlias = "Callable[[Bench], None]"
 #: The modules that hold the checks of each letter; loaded when first asked for.
 _MODULES: Final = {
     "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers", "kills", "outages"),
-    "S": ("streams", "stream_cursors", "stream_subscribers", "stream_retention", "stream_cleanups", "outages"),
+    "S": (
+        "streams",
+        "stream_cursors",
+        "stream_subscribers",
+        "stream_retention",
+        "stream_cleanups",
+        "outages",
+        "stream_load",
+    ),
     "M": ("memories", "memory_reads", "memory_copies"),
     "T": ("threads", "thread_pages", "thread_copies"),
     "C": ("counters", "counter_buffers"),

@@ -1,0 +1,248 @@
+"""Checks of streams under load, in counts alone: S3, S8, S12 and S15."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from deerflow_backends.streams import StreamBridge, StreamGap
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import check, expect
+from deerflow_conformance.crowds import CROWD_SECONDS, crowd
+from deerflow_conformance.faces import RUN
+from deerflow_conformance.meters import Held, held, memory_blocks, metered
+from deerflow_conformance.networks import Network
+from deerflow_conformance.spaces import Space
+from deerflow_conformance.subscribers import Reader, data_of, publish_numbers, reading
+
+#: How many subscribers make a crowd, by reach: in one process they cost nothing but memory.
+_CROWD: Final = {"process": 5_000, "host": 1_000, "network": 1_000}
+
+
+@asynccontextmanager
+async def _seen(bench: Bench, space: Space) -> AsyncIterator[tuple[Space, Network | None]]:
+    """Look at the connections between the backend and its servers, where the reach is a network."""
+    if bench.reach != "network":
+        yield space, None
+        return
+    async with bench.network(space) as network:
+        yield network.space, network
+
+
+# -------------------------------------------------------------------------------------------------------- S15
+
+
+@check("S15", level="load")
+def a_crowd_needs_no_more_connections(bench: Bench) -> None:
+    """A crowd of subscribers over 100 runs, with 200 publishers, holds no more than ten subscribers do; all get all."""
+    subscribers = bench.volume(_CROWD[bench.reach])
+    runs = 100
+
+    async def body() -> None:
+        async with _seen(bench, bench.space()) as (space, network), bench.open(space) as bridge:
+            few = await _crowded(bench, bridge, network, [f"few {number}" for number in range(5)] * 2)
+            crowded = [f"many {number % runs}" for number in range(subscribers)]
+            many = await _crowded(bench, bridge, network, crowded)
+            few.expect_no_more(many, f"{subscribers:,} subscribers and {2 * runs} publishers")
+
+    bench.run(body)
+
+
+async def _crowded(bench: Bench, bridge: StreamBridge, network: Network | None, runs: Sequence[str]) -> Held:
+    """Have each of *runs* read, and published to by two at once; return the most that was held meanwhile."""
+    names = [*dict.fromkeys(runs)]
+    await asyncio.gather(*(bridge.publish(run, "n", 0) for run in names))
+    async with crowd(bench, bridge, runs) as readers:
+        await readers.began()
+        most = held(network)
+
+        async def publish(run: str, number: int) -> None:
+            nonlocal most
+            await bridge.publish(run, "n", number)
+            most = most.or_more(held(network))
+
+        publishing = [publish(run, number) for run in names for number in (1, 2)]
+        await bench.soon(asyncio.gather(*publishing), CROWD_SECONDS)
+        await bench.soon(asyncio.gather(*map(bridge.publish_end, names)), CROWD_SECONDS)
+        await readers.ended()
+        readers.expect_all(range(3))
+    return most
+
+
+@check("S15", level="load")
+def publishing_to_a_crowd_is_no_more_to_ask(bench: Bench) -> None:
+    """Publishing to a run with a crowd of subscribers takes as many round trips as to one with a single one."""
+    subscribers = bench.volume(_CROWD[bench.reach])
+    events = 100
+
+    async def body() -> None:
+        async with bench.network(bench.space()) as network, bench.open(network.space) as bridge:
+            taken = []
+            for name, count in (("one", 1), ("many", subscribers)):
+                async with crowd(bench, bridge, [name] * count) as readers:
+                    await bridge.publish(name, "n", 0)
+                    await readers.began()
+                    before = network.requests
+                    await publish_numbers(bridge, name, range(1, events))
+                    await bridge.publish_end(name)
+                    await readers.ended()
+                    taken.append(network.requests - before)
+                    readers.expect_all(range(events))
+            one, many = taken
+            expect(many <= one * 1.5 + 20, f"about {one} round trips, as for one subscriber", many)
+
+    bench.run(body)
+
+
+@check("S15", level="load")
+def a_crowd_that_waits_is_quiet(bench: Bench) -> None:
+    """While nothing happens, a crowd of subscribers asks its store no more than a tenth of them, of the same runs."""
+    runs = [f"run {number}" for number in range(100)]
+    seconds = 60.0 if bench.virtual else 2.0
+
+    async def body() -> None:
+        async with metered(bench, bench.space()) as meter, bench.open(meter.space) as bridge:
+            await asyncio.gather(*(bridge.publish(run, "n", 0) for run in runs))
+            taken = []
+            for turns in (1, bench.volume(10)):
+                async with crowd(bench, bridge, runs * turns) as readers:
+                    await readers.began()
+                    await bench.sleep(0.5)
+                    before = meter.taken()
+                    await bench.sleep(seconds)
+                    taken.append(meter.taken() - before)
+            meter.expect_same("waiting", *taken, aside=50)
+
+    bench.run(body)
+
+
+# -------------------------------------------------------------------------------------------------------- S12
+
+
+@check("S12", level="load")
+def nothing_is_kept_for_those_who_do_not_read(bench: Bench) -> None:
+    """Two thousand events leave no memory, handle or thread behind for subscribers that do not read them."""
+    events = bench.volume(2_000)
+
+    async def body() -> None:
+        async with bench.open(max_events=8, max_buffered_events=16) as bridge, AsyncExitStack() as stack:
+            ids = await publish_numbers(bridge, RUN, (0,))
+            slow = [await stack.enter_async_context(reading(bench, bridge, RUN, None, 60.0)) for _ in range(100)]
+            await asyncio.gather(*(reader.gets([0]) for reader in slow))
+            ids += await _publish(bridge, 1, 200)
+            few, blocks = held(), memory_blocks()
+            ids += await _publish(bridge, 200, 200 + events)
+            kept = memory_blocks() - blocks - events  # the ids that came back are the check's own
+            few.expect_no_more(held(), f"{events:,} events that nobody read")
+            expect(kept < events, "no more memory with every event that is not read", f"{kept:,} pieces more")
+            for reader in slow:
+                await _is_left_behind(reader, ids)
+
+    bench.run(body)
+
+
+async def _publish(bridge: StreamBridge, first: int, end: int) -> list[str]:
+    """Publish numbers eight at a time, and return the ids."""
+    found: list[str] = []
+    for start in range(first, end, 8):
+        found += await bridge.publish_many(RUN, [("n", number) for number in range(start, min(start + 8, end))])
+    return found
+
+
+async def _is_left_behind(reader: Reader, ids: list[str]) -> None:
+    """Expect what the run's buffer may still have held, at most, and then a gap that tells what is retained."""
+    *events, gap = await reader.rest()
+    expect(len(events) <= 16, "at most 16 events from the run's buffer", events)
+    expect(gap == StreamGap(ids[len(events)], ids[-8], ids[-1]), "a true gap", gap)
+
+
+@check("S12", level="load")
+def those_who_do_not_read_cost_no_round_trips(bench: Bench) -> None:
+    """Publishing takes as many round trips with a crowd that reads nothing as with a single one; then all catch up."""
+    subscribers = bench.volume(200)
+    events = 200
+
+    async def body() -> None:
+        space = bench.space(max_events=2 * events, max_buffered_events=4)
+        async with bench.network(space) as network, bench.open(network.space) as bridge, AsyncExitStack() as stack:
+            taken = []
+            for run, count in (("one", 1), ("many", subscribers)):
+                await bridge.publish(run, "n", 0)
+                slow = [await stack.enter_async_context(reading(bench, bridge, run, None, 60.0)) for _ in range(count)]
+                await asyncio.gather(*(reader.gets([0]) for reader in slow))
+                before = network.requests
+                await publish_numbers(bridge, run, range(1, events))
+                taken.append(network.requests - before)
+                await asyncio.gather(*(reader.gets(range(1, events)) for reader in slow))
+            one, many = taken
+            expect(many <= one * 1.5 + 20, f"about {one} round trips, as for one that reads nothing", many)
+
+    bench.run(body)
+
+
+# -------------------------------------------------------------------------------------------------------- S3 and S8
+
+
+@check("S3", level="load")
+def ten_thousand_events_arrive_once(bench: Bench) -> None:
+    """Of ten thousand events, published one by one and in batches by many, each subscriber gets each exactly once."""
+    events = bench.volume(10_000)
+
+    async def body() -> None:
+        space = bench.space(max_events=events)
+        async with bench.open(space) as here, bench.open(space) as second, bench.replica(space) as there:
+            await here.publish(RUN, "n", 0)
+            async with crowd(bench, here, [RUN] * 2) as readers, crowd(bench, second, [RUN]) as others:
+                await readers.began()
+                await others.began()
+                await bench.soon(_publish_together((here, there), events), CROWD_SECONDS)
+                await here.publish_end(RUN)
+                for some in (readers, others):
+                    await some.ended()
+                    some.expect_all(range(events))
+                expect(data_of(readers.seen[0]) == data_of(others.seen[0]), "one order for both instances", "two")
+
+    bench.run(body)
+
+
+async def _publish_together(bridges: Sequence[StreamBridge], events: int) -> None:
+    """Publish 1 to *events* once each: nine tenths in batches by four publishers, the rest one by one by twenty."""
+    numbers = range(1, events)
+    one_by_one = len(numbers) // 10
+    batched = numbers[one_by_one:]
+
+    async def publish(bridge: StreamBridge, some: Sequence[int]) -> None:
+        for number in some:
+            await bridge.publish(RUN, "n", number)
+
+    async def publish_many(bridge: StreamBridge, some: Sequence[int]) -> None:
+        for start in range(0, len(some), 100):
+            await bridge.publish_many(RUN, [("n", number) for number in some[start : start + 100]])
+
+    await asyncio.gather(
+        *(publish(bridges[part % 2], numbers[:one_by_one][part::20]) for part in range(20)),
+        *(publish_many(bridges[part % 2], batched[part::4]) for part in range(4)),
+    )
+
+
+@check("S8", level="load")
+def a_thousand_runs_end_once(bench: Bench) -> None:
+    """A thousand runs are ended at once, each from two instances, and each of their subscribers gets END once, last."""
+    runs = [f"run {number}" for number in range(bench.volume(1_000))]
+
+    async def body() -> None:
+        space = bench.space()
+        async with bench.open(space) as here, bench.open(space) as there:
+            await bench.soon(asyncio.gather(*(here.publish(run, "n", 0) for run in runs)), CROWD_SECONDS)
+            async with crowd(bench, here, runs) as readers, crowd(bench, there, runs) as others:
+                await readers.began()
+                await others.began()
+                ending = [bridge.publish_end(run) for run in runs for bridge in (here, there)]
+                await bench.soon(asyncio.gather(*ending), CROWD_SECONDS)
+                for some in (readers, others):
+                    await some.ended()
+                    some.expect_all([0])
+
+    bench.run(body)
