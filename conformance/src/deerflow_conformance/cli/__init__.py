@@ -1,0 +1,22 @@
+"""The command ``deerflow-conformance``: hold a backend to its promises, and read and check reports of that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+#: Shells and timeouts(1) expect this of a program that was interrupted.
+INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with *arguments*, or those of this process, and return its exit code.
+
+    Codes: 0 conformant, 1 not, 2 wrong usage or nothing opens, 3 incomplete, 4 a defect of the kit, 130 interrupted.
+    """
+    try:
+        from deerflow_conformance.cli.app import run  # noqa: PLC0415  # so that Ctrl-C while loading is quiet, too
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return run(sys.argv[1:] if arguments is None else arguments)

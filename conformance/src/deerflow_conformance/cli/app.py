@@ -1,0 +1,186 @@
+"""The commands and their options. Each returns what is to be done; `run` does it and turns the end into a code."""
+# ruff: noqa: PLC0415  # each command loads what it needs and no more: help must not load Hypothesis
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from deerflow_conformance.cli import INTERRUPTED
+from deerflow_conformance.cli.output import print_errors, remark
+from deerflow_conformance.results import BrokenUse, Exit
+
+#: What a command returns: click would take a broken pipe or an exit inside of it for its own.
+Action: TypeAlias = Callable[[], Exit]
+
+app = typer.Typer(
+    name="deerflow-conformance",
+    add_completion=False,
+    pretty_exceptions_enable=False,  # it would show the values of variables, secrets among them
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of its connection, such as url=...; repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"deerflow-conformance {metadata.version('deerflow-conformance')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold a backend to the promises of the contract.
+
+    Exit codes: 0 conformant at the asked level, 1 not, 2 wrong usage or nothing opens,
+    3 incomplete, 4 a defect of the kit.
+    """
+
+
+@app.command("run")
+def run_command(
+    target: Annotated[
+        str, typer.Argument(metavar="NAME|FILE.py[::FUNCTION]", help="A backend's name, or an author's test file.")
+    ],
+    *,
+    pairs: SetOption = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="CAPABILITY", help="One capability.")] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level", metavar="LEVEL", help="L0 to L3, up to this one; without it the highest that applies, and load."
+        ),
+    ] = None,
+    numbers: Annotated[
+        str | None,
+        typer.Option(
+            "-k", metavar="NUMBERS", help='Promises or patterns, such as "S3 S1? G*"; the verdict is incomplete.'
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="What programs are drawn from.")] = 0,
+    budget: Annotated[float, typer.Option("--budget", metavar="FACTOR", help="How many more are drawn.")] = 1.0,
+    as_json: JsonOption = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html, .json, JUnit and a badge there.")
+    ] = None,
+) -> Action:
+    """Test an installed backend, or what a test file conforms."""
+
+    def action() -> Exit:
+        from deerflow_conformance.cli.running import run as run_it
+
+        return run_it(
+            target,
+            pairs=pairs,
+            only=only,
+            level=level,
+            wanted=numbers,
+            seed=seed,
+            budget=budget,
+            as_json=as_json,
+            folder=report,
+        )
+
+    return action
+
+
+@app.command("matrix")
+def matrix_command(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT.json...", help="What --report wrote.")],
+    *,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as one HTML page, too.")] = None,
+    as_json: JsonOption = False,
+) -> Action:
+    """Show several reports side by side: backends by capabilities, and promises by backends.
+
+    Exits 0 only if every report is conformant, else with the gravest code among them.
+    """
+
+    def action() -> Exit:
+        from deerflow_conformance.cli.matrix import show_matrix
+
+        return show_matrix(reports, html=html, as_json=as_json)
+
+    return action
+
+
+@app.command("verify")
+def verify_command(
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What somebody claims.")],
+    *,
+    pairs: SetOption = None,
+) -> Action:
+    """Run a report again and compare, promise by promise.
+
+    Exit codes: 0 each claim holds and the run is conformant, 1 a claim does not hold or the run is not,
+    2 the report cannot be read, contradicts itself or is of a newer kit, 3 not all could be compared.
+    """
+
+    def action() -> Exit:
+        from deerflow_conformance.cli.verify import verify
+
+        return verify(report, pairs=pairs)
+
+    return action
+
+
+@app.command("promises")
+def promises_command(
+    *,
+    checks: Annotated[bool, typer.Option("--checks", help="With the checks that test each.")] = False,
+    as_json: JsonOption = False,
+) -> Action:
+    """List the promises: number, lowest level, whose, and what each says."""
+
+    def action() -> Exit:
+        from deerflow_conformance.cli.listing import list_promises
+
+        return list_promises(checks=checks, as_json=as_json)
+
+    return action
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; whoever uses it wrongly gets lines on stderr and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no error
+    try:
+        action = app(list(arguments), prog_name="deerflow-conformance", standalone_mode=False)
+        return int(action()) if callable(action) else int(action or 0)
+    except BrokenUse as error:
+        print_errors(str(error).splitlines())
+        return Exit.BROKEN
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.INCOMPLETE
+    except Exception as error:
+        # Typer's own errors: which class they have depends on its version, but all of them know how to put it.
+        describe = getattr(error, "format_message", None)
+        if describe is not None:
+            print_errors([describe()])
+            return Exit.BROKEN
+        traceback.print_exc()
+        remark("deerflow-conformance: this is a defect of the kit, please report it")
+        return Exit.KIT_DEFECT

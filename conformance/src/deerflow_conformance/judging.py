@@ -1,0 +1,119 @@
+"""Judges one capability's promises one after the other, and tells how it goes: what ``run`` and ``verify`` share."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import inspect
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from deerflow_conformance.promises import EVERYTHING, HARNESS, Capability, Level, promises_of
+from deerflow_conformance.reports.texts import scrubbed
+from deerflow_conformance.results import BrokenUse, Result, State, Verdict
+from deerflow_conformance.runs import Run
+
+if TYPE_CHECKING:
+    from deerflow_conformance.conformances import Conformance
+
+
+class Listener(Protocol):
+    """Hears how a run goes."""
+
+    def judging(self, number: str) -> None:
+        """Hear that the promise *number* is judged from now on."""
+
+    def judged(self, result: Result) -> None:
+        """Hear what came of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What came of one capability.
+
+    Attributes:
+        verdict: The results of the promises asked for, and the harness check's if it did not pass.
+        server: What the server calls itself, by the author's function, or None.
+    """
+
+    verdict: Verdict
+    server: str | None
+
+
+def judge(
+    conformance: Conformance,
+    *,
+    level: Level | None,
+    numbers: Sequence[str],
+    seed: int,
+    budget: float,
+    tell: Listener,
+    secrets: Collection[str] = (),
+) -> Judgement:
+    """Judge the promises *numbers* in that order; level, seed and budget are those of `Run`.
+
+    Args:
+        conformance: Whose.
+        numbers: Those to judge, the harness check only if it is to be shown.
+        tell: Hears of each before and after.
+        secrets: Texts that no result may show.
+
+    Raises:
+        BrokenUse: The author's start, stop or server failed.
+        KitDefect: A promise has no check.
+    """
+    run = Run(conformance, level=level or EVERYTHING, seed=seed, budget=budget)
+    results: list[Result] = []
+    try:
+        run.start()
+        for number in numbers:
+            tell.judging(number)
+            results.append(scrubbed(run.judge(number), secrets))
+            tell.judged(results[-1])
+        server = server_text(conformance)
+    finally:
+        run.close()
+    harness = run.results.get(HARNESS.number)
+    if harness is not None and HARNESS.number not in numbers and harness.state is not State.PASSED:
+        results.insert(0, scrubbed(harness, secrets))
+        tell.judged(results[0])
+    verdict = Verdict(conformance.capability, level or EVERYTHING, tuple(results), run.verdict.reach)
+    return Judgement(verdict, server)
+
+
+def numbers_of(capability: Capability, level: Level | None, wanted: str | None = None) -> list[str]:
+    """Return the harness check and the promises that *level* counts, or those of them that *wanted* names.
+
+    Args:
+        capability: Whose.
+        level: What is asked for; None for all.
+        wanted: Numbers and patterns such as ``S3 S1? G*``.
+    """
+    numbers = [HARNESS.number]
+    if level != HARNESS.level:
+        numbers += [one.number for one in promises_of(capability, level)]
+    patterns = ["*"] if wanted is None else re.split(r"[\s,]+", wanted.strip())
+    return [one for one in numbers if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)]
+
+
+def server_text(conformance: Conformance) -> str | None:
+    """Return what the server calls itself, if the author said how to ask it; while it runs, outside of event loops.
+
+    Raises:
+        BrokenUse: The author's function failed.
+    """
+    if conformance.server is None:
+        return None
+    try:
+        told = conformance.server()
+        if not inspect.isawaitable(told):
+            return str(told)
+
+        async def wait() -> str:
+            return str(await told)
+
+        return asyncio.run(wait())
+    except Exception as error:
+        raise BrokenUse(f"server= failed: {error!r}") from error
