@@ -128,7 +128,7 @@ async def _waiters_get_the_new_stream(bench: Bench, bridges: tuple[StreamBridge,
 
 @check("S13")
 def ending_what_a_cleanup_left(bench: Bench) -> None:
-    """publish_end on the trace of an unended run ends it: who waited there gets END, and publishing is refused."""
+    """publish_end on the trace of an unended run ends it, and makes no stream: who waited gets END, others a gap."""
 
     async def body() -> None:
         async with two_instances(bench) as (a, b):
@@ -140,7 +140,11 @@ def ending_what_a_cleanup_left(bench: Bench) -> None:
                 await b.publish_end(RUN)
                 for reader in (here, there):
                     await reader.ends()
-            await _is_ended(a, RUN, [("n", 3)])
+            for bridge in (a, b):
+                await _is_ended(bridge, RUN, [("n", 3)])
+                await is_gone(bridge, RUN)
+                async with reading(bench, bridge, RUN, ids[0]) as reader:
+                    await reader.is_gap(StreamGap(ids[0], None, ids[-1]))
 
     bench.run(body)
 

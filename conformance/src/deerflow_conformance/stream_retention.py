@@ -94,6 +94,10 @@ async def _last_four_replay(bench: Bench, a: StreamBridge, b: StreamBridge, coun
         status = await status_of(b, run)
         expect(status.length == min(count, 4), f"{min(count, 4)} events retained", status)
         await replays(bench, b, run, None, list(range(count))[-4:])
+        await a.publish_end(run)
+        async with reading(bench, b, run) as reader:
+            await reader.gets(list(range(count))[-4:])  # END takes no event's place
+            await reader.ends()
 
 
 @check("S10")

@@ -54,7 +54,11 @@ def heartbeats_come_while_waiting(bench: Bench) -> None:
                 else:
                     expect(waited >= interval * 0.9, f"no heartbeat before {interval} s", f"after {waited} s")
             await bridge.publish(RUN, "n", 1)
-            await reader.gets([1])
+            before = loop.time()
+            if await reader.next() is HEARTBEAT_SENTINEL:  # where an event takes as long as that to arrive
+                waited = loop.time() - before
+                expect(waited >= interval * 0.9, f"no heartbeat before {interval} s of waiting", f"after {waited} s")
+                await reader.gets([1])
             await bench.sleep(2 * interval)  # outside of __anext__, which is no waiting
             before = loop.time()
             await reader.waits()
@@ -108,7 +112,10 @@ def bad_arguments_are_refused_at_the_first_item(bench: Bench) -> None:
     async def body() -> None:
         async with bench.open() as bridge:
             for run_id, arguments in bad:
-                iterator = bridge.subscribe(run_id, **arguments)
+                try:
+                    iterator = bridge.subscribe(run_id, **arguments)
+                except InvalidArgument as error:
+                    unkept("an error at the first item, not from subscribe() itself", repr(error))
                 try:
                     got = await bench.soon(anext(iterator))
                 except InvalidArgument:

@@ -134,6 +134,15 @@ def methods(owner: type, **changed: Any) -> Patched:
     return patched
 
 
+@contextmanager
+def together(*patches: Patched) -> Iterator[None]:
+    """Enter several patches, which are one fault."""
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
 def all_mutants() -> list[Mutant]:
     """Return every mutant, by capability and promise in the order of the contract."""
     for module in pkgutil.iter_modules(__path__):

@@ -34,7 +34,6 @@ _store = InProcessMemoryStore._store
 _erase = InProcessMemoryStore.erase
 _reset = InProcessModelCounters.reset
 _totals = InProcessModelCounters.totals
-_get = InProcessThreadIndex.get
 _hub_close = Hub.close
 _decode = codec.decode
 

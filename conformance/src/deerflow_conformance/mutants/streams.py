@@ -1,43 +1,49 @@
-"""Faults of a stream bridge that concern order, ids, cursors and END: S1 to S8."""
+"""Faults of a stream bridge that concern order, ids and loss: S1 to S3."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest import mock
 
 from deerflow_backends import cursors
-from deerflow_backends.cursors import Entry, EventId, Head, Place, Read, Step
+from deerflow_backends.cursors import Entry, EventId, Head, Malformed, Place, Read, Step
 from deerflow_backends.events import NewEvent, check_event, check_events
 from deerflow_backends.hub import Hub
-from deerflow_backends.inprocess.streams import InProcessStreamBridge, _Stream
-from deerflow_backends.streams import END_SENTINEL, StreamGap, StreamItem
+from deerflow_backends.inprocess import streams
+from deerflow_backends.inprocess.streams import InProcessStreamBridge, StreamTable, _Stream
+from deerflow_backends.streams import (
+    END_SENTINEL,
+    StreamEvent,
+    StreamItem,
+    StreamOptions,
+    StreamStatus,
+)
 from deerflow_backends.subscription import Subscription
 from deerflow_backends.watches import Watch
-from deerflow_conformance.mutants import mutant
+from deerflow_conformance.mutants import Patched, methods, mutant, together
 
-Patched = AbstractContextManager[Any]
+with_methods = partial(methods, InProcessStreamBridge)
 
 _publish = InProcessStreamBridge._publish
+_publish_many = InProcessStreamBridge.publish_many
 _create = InProcessStreamBridge._create
 _append = InProcessStreamBridge._append
-_find = InProcessStreamBridge._find
-_read = InProcessStreamBridge.read
+_status = InProcessStreamBridge.status
+_tell = StreamTable._tell
 _step = Place.step
 _begin_at = Place._begin_at
-_parse_cursor = cursors.parse_cursor
-_is_retained = cursors._is_retained
+_follow = Place._follow
 _anext = Subscription.__anext__
-_begin = Subscription._begin
-_finish = Subscription._finish
-_attach = Hub.attach
+_deliver = Subscription._deliver
+_feed = Hub.feed
+_subscribe = Hub.subscribe
 
 
-def _with_methods(**methods: Any) -> Patched:
-    patched: Patched = mock.patch.multiple(InProcessStreamBridge, **methods)
-    return patched
+# ---------------------------------------------------------------------------------------------------- S1 order
 
 
 @mutant("S1", "stream_bridge", by="a_batch_is_all_or_nothing")
@@ -52,7 +58,27 @@ def a_batch_is_stored_one_by_one() -> Patched:
             ids += self._publish(run_id, check_events(run_id, [event], self._options))
         return ids
 
-    return _with_methods(publish_many=publish_many)
+    return with_methods(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="a_batch_is_all_or_nothing")
+def an_empty_batch_is_taken() -> Patched:
+    """publish_many of no events gives no ids, and no error."""
+
+    async def publish_many(self: InProcessStreamBridge, run_id: str, events: Any) -> list[str]:
+        return [] if events == [] else await _publish_many(self, run_id, events)
+
+    return with_methods(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="a_batch_is_all_or_nothing")
+def too_large_a_batch_is_trimmed() -> Patched:
+    """publish_many takes more than max_events events, and keeps the last of them."""
+
+    def check(run_id: str, events: Any, options: StreamOptions) -> list[NewEvent]:
+        return check_events(run_id, events, dataclasses.replace(options, max_events=1_000))
+
+    return mock.patch.object(streams, "check_events", check)
 
 
 @mutant("S1", "stream_bridge", by=("a_subscriber_gets_what_was_published", "all_see_one_order"))
@@ -62,7 +88,49 @@ def a_batch_is_turned_round() -> Patched:
     def append(self: InProcessStreamBridge, stream: _Stream, new: Sequence[NewEvent]) -> list[Entry]:
         return _append(self, stream, new[::-1])
 
-    return _with_methods(_append=append)
+    return with_methods(_append=append)
+
+
+@mutant("S1", "stream_bridge", by="all_see_one_order")
+def others_come_into_a_batch() -> Patched:
+    """publish_many gives way between its events, and those of others come in between."""
+
+    async def publish_many(self: InProcessStreamBridge, run_id: str, events: Any) -> list[str]:
+        ids: list[str] = []
+        for event in check_events(run_id, events, self._options):
+            ids += self._publish(run_id, [event])
+            await asyncio.sleep(0)
+        return ids
+
+    return with_methods(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="a_subscriber_gets_what_was_published")
+def a_replica_turns_batches_round() -> Patched:
+    """The second instance hands the events of a batch on in the opposite order."""
+
+    def feed(self: Hub, run_id: str, head: Head, entries: Sequence[Entry]) -> None:
+        table = self._read.__self__._table  # type: ignore[attr-defined]  # a bound method
+        if table.hubs[0] is not self:
+            turned = zip(entries, reversed(entries), strict=True)
+            entries = [Entry(one.id, other.event, other.data) for one, other in turned]
+        _feed(self, run_id, head, entries)
+
+    return mock.patch.object(Hub, "feed", feed)
+
+
+@mutant("S1", "stream_bridge", by="a_subscriber_gets_what_was_published")
+def other_instances_hear_nothing() -> Patched:
+    """Only the subscribers of the instance that was opened first are told of an event."""
+
+    def tell(self: StreamTable, hub: Hub, call: Callable[..., None], *arguments: Any) -> None:
+        if hub is self.hubs[0]:
+            _tell(self, hub, call, *arguments)
+
+    return mock.patch.object(StreamTable, "_tell", tell)
+
+
+# ------------------------------------------------------------------------------------------------------ S2 ids
 
 
 @mutant("S2", "stream_bridge", by="each_stream_has_a_higher_epoch")
@@ -75,7 +143,41 @@ def ids_are_reused_after_cleanup() -> Patched:
         stream.latest = EventId(stream.created, 0)
         return stream
 
-    return _with_methods(_create=create)
+    return with_methods(_create=create)
+
+
+@mutant("S2", "stream_bridge", by="each_stream_has_a_higher_epoch")
+def a_new_stream_goes_on_counting() -> Patched:
+    """What is published after a cleanup has a new epoch, and a seq after that of the stream before."""
+
+    def create(self: InProcessStreamBridge, run_id: str, now: int, trace: _Stream | None) -> _Stream:
+        stream = _create(self, run_id, now, trace)
+        stream.latest = EventId(stream.created, 0 if trace is None else trace.latest.seq)
+        return stream
+
+    return with_methods(_create=create)
+
+
+@mutant("S2", "stream_bridge", by="the_epoch_is_the_servers_milliseconds")
+def epochs_are_seconds() -> Patched:
+    """The epoch is the server's time in seconds."""
+
+    def create(self: InProcessStreamBridge, run_id: str, now: int, trace: _Stream | None) -> _Stream:
+        return _create(self, run_id, now // 1_000, trace)
+
+    return with_methods(_create=create)
+
+
+@mutant("S2", "stream_bridge", by="ids_count_without_holes")
+def seqs_begin_at_0() -> Patched:
+    """The first event of a stream has the seq 0."""
+
+    def create(self: InProcessStreamBridge, run_id: str, now: int, trace: _Stream | None) -> _Stream:
+        stream = _create(self, run_id, now, trace)
+        stream.latest = EventId(stream.created, -1)
+        return stream
+
+    return with_methods(_create=create)
 
 
 @mutant("S2", "stream_bridge", by="ids_count_without_holes")
@@ -92,7 +194,36 @@ def a_refused_event_takes_a_seq() -> Patched:
             raise
         return self._publish(run_id, new)
 
-    return _with_methods(publish_many=publish_many)
+    return with_methods(publish_many=publish_many)
+
+
+@mutant("S2", "stream_bridge", by="ids_count_without_holes")
+def rivals_get_one_id() -> Patched:
+    """Who publishes reads the last id, and others do so too before the next one is stored."""
+
+    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
+        new = check_event(run_id, event, data)
+        stream = self._stream_to_write(run_id, self._clock())
+        latest = stream.latest
+        await asyncio.sleep(0)
+        stream.latest = latest
+        return self._publish(run_id, new)[0]
+
+    return with_methods(publish=publish)
+
+
+@mutant("S2", "stream_bridge", by="ids_count_without_holes")
+def the_latest_id_is_the_earliest() -> Patched:
+    """The status tells of the first id that is retained as the last one given."""
+
+    async def status(self: InProcessStreamBridge, run_id: str) -> StreamStatus | None:
+        found = await _status(self, run_id)
+        return found and dataclasses.replace(found, latest_id=found.earliest_id or found.latest_id)
+
+    return with_methods(status=status)
+
+
+# ---------------------------------------------------------------------------- S3 nothing lost, nothing twice
 
 
 @mutant("S3", "stream_bridge", by=("programs_agree_with_the_model", "nothing_is_lost_over_reconnects"))
@@ -120,6 +251,26 @@ def resuming_repeats_an_event() -> Patched:
     return mock.patch.object(Place, "_begin_at", begin_at)
 
 
+@mutant("S3", "stream_bridge", by="nothing_is_lost_over_reconnects")
+def another_instances_cursor_is_none() -> Patched:
+    """An instance knows the ids that it gave out itself; who resumes with another begins anew."""
+    given: dict[Hub, set[str]] = {}
+
+    def deliver(self: Subscription, entry: Entry) -> StreamEvent:
+        given.setdefault(self._hub, set()).add(str(entry.id))
+        return _deliver(self, entry)
+
+    def subscribe(self: Hub, run_id: str, *, last_event_id: str | None, heartbeat_interval: float) -> Subscription:
+        known = last_event_id in given.get(self, set())
+        return _subscribe(
+            self, run_id, last_event_id=last_event_id if known else None, heartbeat_interval=heartbeat_interval
+        )
+
+    return together(
+        mock.patch.object(Subscription, "_deliver", deliver), mock.patch.object(Hub, "subscribe", subscribe)
+    )
+
+
 @mutant("S3", "stream_bridge", by="what_comes_during_a_read_is_not_lost")
 def news_during_a_read_is_forgotten() -> Patched:
     """What is stored while the process reads the run's head is taken for read."""
@@ -131,137 +282,28 @@ def news_during_a_read_is_forgotten() -> Patched:
     return mock.patch.object(Watch, "feed", feed)
 
 
-@mutant("S4", "stream_bridge", by="no_cursor_gives_everything_retained")
-def zero_is_a_cursor() -> Patched:
-    """0-0 is looked for among the ids, and is not there."""
+@mutant("S3", "stream_bridge", by="subscribing_begins_with_the_first_item")
+def subscribing_begins_with_the_call() -> Patched:
+    """The live tail is where it was when subscribe() was called."""
 
-    def parse_cursor(text: str | None) -> cursors.Cursor:
-        return EventId(0, 0) if text == "0-0" else _parse_cursor(text)
-
-    return mock.patch.object(cursors, "parse_cursor", parse_cursor)
-
-
-@mutant("S4", "stream_bridge", by=("no_gap_before_anything_was_delivered", "no_cursor_gives_everything_retained"))
-def a_late_start_is_a_gap() -> Patched:
-    """A subscriber without cursor that finds event 1 trimmed is given a gap."""
-
-    def begin(self: Place, read: Read) -> Step:
-        head = read.head
-        if self._cursor is None and head is not None and head.earliest is not None and head.earliest.seq > 1:
-            return (), self._gap(head)
-        return _begin_place(self, read)
-
-    return mock.patch.object(Place, "_begin", begin)
-
-
-_begin_place = Place._begin
-
-
-@mutant("S5", "stream_bridge", by="the_place_before_event_1")
-def the_place_before_event_1_is_unknown() -> Patched:
-    """<epoch>-0 is looked for among the events, and is not there."""
-
-    def is_retained(cursor: EventId, head: Head, entries: tuple[Entry, ...]) -> bool:
-        return cursor.seq != 0 and _is_retained(cursor, head, entries)
-
-    return mock.patch.object(cursors, "_is_retained", is_retained)
-
-
-@mutant("S6", "stream_bridge", by="an_unretained_cursor_gives_one_gap")
-def a_gap_is_served_as_a_replay() -> Patched:
-    """A trimmed cursor replays from the earliest retained event instead of giving a gap."""
-
-    def begin_at(self: Place, cursor: EventId, read: Read, fresh: bool) -> Step:
-        head = read.head
-        outcome = _begin_at(self, cursor, read, fresh)
-        if head is None or head.earliest is None or not isinstance(outcome[1], StreamGap):
-            return outcome
-        if cursor.epoch != head.created or cursor.seq > head.latest.seq:
-            return outcome
-        self.created, self.epoch, self.seq = head.created, head.latest.epoch, head.earliest.seq - 1
-        return self._follow(head, read.entries)
-
-    return mock.patch.object(Place, "_begin_at", begin_at)
-
-
-@mutant("S6", "stream_bridge", by="another_streams_cursor_is_a_gap")
-def epochs_are_not_compared() -> Patched:
-    """A cursor of another stream is taken for this stream's event of the same seq."""
-
-    def is_retained(cursor: EventId, head: Head, entries: tuple[Entry, ...]) -> bool:
-        return _is_retained(EventId(head.created, cursor.seq), head, entries)
-
-    return mock.patch.object(cursors, "_is_retained", is_retained)
-
-
-@mutant(
-    "S7",
-    "stream_bridge",
-    by=(
-        "a_malformed_cursor_gives_the_live_tail",
-        "a_malformed_cursor_on_an_ended_stream_gives_all_of_it",
-        "a_malformed_cursor_without_stream_is_no_cursor",
-    ),
-)
-def any_digits_make_an_id() -> Patched:
-    """Leading zeros, any number of digits and digits of other scripts are read as numbers."""
-    return mock.patch.object(cursors, "_WELL_FORMED", re.compile(r"(\d+)-(\d+)"))
-
-
-@mutant(
-    "S7",
-    "stream_bridge",
-    by=(
-        "a_malformed_cursor_gives_the_live_tail",
-        "a_malformed_cursor_on_an_ended_stream_gives_all_of_it",
-        "a_malformed_cursor_without_stream_is_no_cursor",
-    ),
-)
-def an_id_may_be_followed_by_anything() -> Patched:
-    """A cursor that begins with an id is taken for that id."""
-    pattern = cursors._WELL_FORMED.pattern
-
-    return mock.patch.object(cursors, "_WELL_FORMED", re.compile(f"{pattern}.*", re.DOTALL))
-
-
-@mutant("S8", "stream_bridge", by="publishing_after_end_stores_nothing")
-def publishing_after_end_is_stored() -> Patched:
-    """An ended run still takes events."""
-
-    def publish(self: InProcessStreamBridge, run_id: str, new: Sequence[NewEvent]) -> list[str]:
+    def subscribe(self: InProcessStreamBridge, run_id: str, **arguments: Any) -> Any:
         stream = self._table.streams.get(run_id)
-        if stream is None or not stream.ended:
-            return _publish(self, run_id, new)
-        stream.ended = False
-        try:
-            return _publish(self, run_id, new)
-        finally:
-            stream.ended = True
+        malformed = isinstance(cursors.parse_cursor(arguments.get("last_event_id")), Malformed)
+        if malformed and stream is not None and not stream.ended and not stream.cleaned:
+            arguments["last_event_id"] = str(stream.latest)
+        return self.hub.subscribe(run_id, **{"last_event_id": None, "heartbeat_interval": 15.0, **arguments})
 
-    return _with_methods(_publish=publish)
+    return with_methods(subscribe=subscribe)
 
 
-@mutant("S8", "stream_bridge", by=("end_comes_once_and_last", "end_on_an_unknown_run"))
-def end_comes_twice() -> Patched:
-    """Asked again after END, a subscription gives END again."""
+@mutant("S3", "stream_bridge", by="programs_agree_with_the_model")
+def a_number_of_events_is_enough() -> Patched:
+    """A subscription ends, as if the run did, after six events."""
+    counts: dict[int, int] = {}
 
     async def anext_(self: Subscription) -> StreamItem:
-        try:
-            return await _anext(self)
-        except StopAsyncIteration:
-            return END_SENTINEL
+        item = await _anext(self)
+        counts[id(self)] = counts.get(id(self), 0) + 1
+        return END_SENTINEL if counts[id(self)] > 6 else item
 
     return mock.patch.object(Subscription, "__anext__", anext_)
-
-
-@mutant("S8", "stream_bridge", by="an_event_named_like_a_sentinel_is_an_event")
-def an_event_named_end_ends_the_run() -> Patched:
-    """Publishing an event of the sentinel's name ends the run."""
-
-    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
-        (event_id,) = self._publish(run_id, check_event(run_id, event, data))
-        if event == END_SENTINEL.event:
-            await self.publish_end(run_id)
-        return event_id
-
-    return _with_methods(publish=publish)

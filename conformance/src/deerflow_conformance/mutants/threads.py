@@ -26,7 +26,6 @@ from deerflow_conformance.mutants import mutant
 Patched = AbstractContextManager[Any]
 
 _create = InProcessThreadIndex.create
-_get = InProcessThreadIndex.get
 _list = InProcessThreadIndex.list
 _move = InProcessThreadIndex.move
 _update = InProcessThreadIndex.update
