@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from deerflow_backends.streams import END_SENTINEL, StreamEvent, StreamGap, StreamItem
+from deerflow_conformance import load
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import Unkept
 from deerflow_conformance.crowds import crowd
+from deerflow_conformance.load import together
 from deerflow_conformance.meters import Held, Meter, held, memory_blocks, metered
 from deerflow_conformance.reference import REFERENCE
 
@@ -126,6 +129,43 @@ def test_memory_that_is_kept_is_seen() -> None:
         one.append(kept)
     del kept, one
     assert memory_blocks() - before < 500
+
+
+# ------------------------------------------------------------------------------------------------------- together
+
+
+def test_calls_are_made_once_and_many_at_once(bench: Bench) -> None:
+    """Each call is made once, fifty at a time; without virtual time a slow backend is not asked for all of them."""
+    under_way, most, made = 0, 0, list[int]()
+
+    async def call(number: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.1)
+        made.append(number)
+        under_way -= 1
+
+    async def body() -> None:
+        assert await together(bench, (partial(call, number) for number in range(3_000))) == 3_000
+
+    bench.run(body)
+    assert (sorted(made), most) == ([*range(3_000)], 50)
+
+
+def test_a_slow_backend_is_asked_for_less(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In real time no call is made once there was time enough, and it is told how many there were."""
+    monkeypatch.setattr(load, "_LONG_ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "virtual", False)
+    made = []
+
+    async def call() -> None:
+        made.append(1)
+
+    async def body() -> None:
+        assert await together(bench, (call for _ in range(3_000))) == len(made) == 50
+
+    bench.run(body)
 
 
 # ------------------------------------------------------------------------------------------------------- crowds

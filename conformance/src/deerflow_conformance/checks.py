@@ -17,7 +17,7 @@ CheckFunction: TypeAlias = "Callable[[Bench], None]"
 
 #: The modules that hold the checks of each letter; loaded when first asked for.
 _MODULES: Final = {
-    "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers", "kills", "outages"),
+    "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers", "kills", "outages", "load"),
     "S": (
         "streams",
         "stream_cursors",

@@ -64,13 +64,23 @@ class Meter:
 
 
 @asynccontextmanager
-async def metered(bench: Bench, space: Space) -> AsyncIterator[Meter]:
-    """Count round trips through the kit's proxies where the reach is a network, else work; see `Bench` for both."""
+async def watched(bench: Bench, space: Space) -> AsyncIterator[tuple[Space, Network | None]]:
+    """Give the space to open, and the network that is between it and its servers, None where there is none."""
     if bench.reach != "network":
-        yield Meter(space, "steps of work", bench.work)
+        yield space, None
         return
     async with bench.network(space) as network:
-        yield Meter(network.space, "round trips", lambda: network.requests)
+        yield network.space, network
+
+
+@asynccontextmanager
+async def metered(bench: Bench, space: Space) -> AsyncIterator[Meter]:
+    """Count round trips through the kit's proxies where the reach is a network, else work; see `Bench` for both."""
+    async with watched(bench, space) as (opened, network):
+        if network is None:
+            yield Meter(space, "steps of work", bench.work)
+        else:
+            yield Meter(opened, "round trips", lambda: network.requests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from deerflow_backends.streams import StreamBridge, StreamGap
@@ -12,23 +12,12 @@ from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, expect
 from deerflow_conformance.crowds import CROWD_SECONDS, crowd
 from deerflow_conformance.faces import RUN
-from deerflow_conformance.meters import Held, held, memory_blocks, metered
+from deerflow_conformance.meters import Held, held, memory_blocks, metered, watched
 from deerflow_conformance.networks import Network
-from deerflow_conformance.spaces import Space
 from deerflow_conformance.subscribers import Reader, data_of, publish_numbers, reading
 
 #: How many subscribers make a crowd, by reach: in one process they cost nothing but memory.
 _CROWD: Final = {"process": 5_000, "host": 1_000, "network": 1_000}
-
-
-@asynccontextmanager
-async def _seen(bench: Bench, space: Space) -> AsyncIterator[tuple[Space, Network | None]]:
-    """Look at the connections between the backend and its servers, where the reach is a network."""
-    if bench.reach != "network":
-        yield space, None
-        return
-    async with bench.network(space) as network:
-        yield network.space, network
 
 
 # -------------------------------------------------------------------------------------------------------- S15
@@ -41,7 +30,7 @@ def a_crowd_needs_no_more_connections(bench: Bench) -> None:
     runs = 100
 
     async def body() -> None:
-        async with _seen(bench, bench.space()) as (space, network), bench.open(space) as bridge:
+        async with watched(bench, bench.space()) as (space, network), bench.open(space) as bridge:
             few = await _crowded(bench, bridge, network, [f"few {number}" for number in range(5)] * 2)
             crowded = [f"many {number % runs}" for number in range(subscribers)]
             many = await _crowded(bench, bridge, network, crowded)
@@ -75,7 +64,7 @@ async def _crowded(bench: Bench, bridge: StreamBridge, network: Network | None, 
 def publishing_to_a_crowd_is_no_more_to_ask(bench: Bench) -> None:
     """Publishing to a run with a crowd of subscribers takes as many round trips as to one with a single one."""
     subscribers = bench.volume(_CROWD[bench.reach])
-    events = 100
+    events = 50
 
     async def body() -> None:
         async with bench.network(bench.space()) as network, bench.open(network.space) as bridge:
@@ -100,7 +89,7 @@ def publishing_to_a_crowd_is_no_more_to_ask(bench: Bench) -> None:
 def a_crowd_that_waits_is_quiet(bench: Bench) -> None:
     """While nothing happens, a crowd of subscribers asks its store no more than a tenth of them, of the same runs."""
     runs = [f"run {number}" for number in range(100)]
-    seconds = 60.0 if bench.virtual else 2.0
+    seconds = 60.0 if bench.virtual else 1.5
 
     async def body() -> None:
         async with metered(bench, bench.space()) as meter, bench.open(meter.space) as bridge:
@@ -109,7 +98,7 @@ def a_crowd_that_waits_is_quiet(bench: Bench) -> None:
             for turns in (1, bench.volume(10)):
                 async with crowd(bench, bridge, runs * turns) as readers:
                     await readers.began()
-                    await bench.sleep(0.5)
+                    await bench.sleep(0.3)
                     before = meter.taken()
                     await bench.sleep(seconds)
                     taken.append(meter.taken() - before)
