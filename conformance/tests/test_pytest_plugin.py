@@ -1,8 +1,10 @@
 """Under pytest: one item a promise, every state visible, nothing silently green."""
 
 import importlib
+import json
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -311,3 +313,26 @@ def test_other_projects_pay_nothing(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1)
     assert "conformance" not in result.stdout.str().replace("deerflow-conformance", "").replace("plugins:", "")
+
+
+def test_reports_are_written(run: Run) -> None:
+    """With a folder, reports say what the summary says, also where other processes judged."""
+    result = run(GOOD, BROKEN.replace("acme", "other"), arguments=("--conformance-report", "reports", "-n", "2"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    report = json.loads(Path("reports", "report.json").read_text(encoding="utf-8"))
+    assert (report["exit"], report["meaning"], report["asked"]) == (1, "not conformant", None)
+    good, broken = report["capabilities"]
+    assert (good["backend"], good["exit"], good["missing"]) == ("acme", 0, [])
+    assert good["source"] == {"kind": "file", "file": "test_conformance.py", "function": "good"}
+    assert "C6" in [one["number"] for one in broken["results"] if one["state"] == "failed"]
+    assert [one["number"] for one in broken["results"]] == ["L0", *(one.number for one in promises_of("counters"))]
+    assert {path.name for path in Path("reports").iterdir()} == {"report.html", "report.json", "junit.xml", "badge.svg"}
+
+
+def test_reports_that_cannot_be_written_are_told_first(run: Run) -> None:
+    """A folder that is a file is a usage error, before anything is judged."""
+    Path("reports").write_text("mine", encoding="utf-8")
+    result = run(GOOD, arguments=("--conformance-report", "reports"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--conformance-report: reports cannot hold reports" in result.stderr.str()
+    assert Path("reports").read_text(encoding="utf-8") == "mine"

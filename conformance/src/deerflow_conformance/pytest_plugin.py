@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from deerflow_conformance.promises import CAPABILITIES, EVERYTHING, HARNESS, LEVELS, Level, promises_of
+from deerflow_conformance.promises import CAPABILITIES, EVERYTHING, HARNESS, LEVELS, promises_of
 from deerflow_conformance.results import BrokenUse, Result, State, Verdict
 from deerflow_conformance.texts import result_text
 
 if TYPE_CHECKING:
-    from deerflow_backends.streams import Reach
     from deerflow_conformance.conformances import Conformance, PluginConformance
     from deerflow_conformance.runs import Run
 
@@ -44,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--conformance-level", choices=LEVELS, default=EVERYTHING, help=_LEVEL_HELP)
     group.addoption("--conformance-seed", type=int, default=0, help="what generated programs are drawn from")
     group.addoption("--conformance-budget", type=float, default=1.0, help="factor on the number of programs")
+    group.addoption("--conformance-report", type=Path, metavar="DIR", help="write HTML, JSON, junit and a badge there")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,7 +53,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if not 0 < budget < math.inf:
         raise pytest.UsageError(f"--conformance-budget must be more than 0, not {budget}")
     config.stash[_collected] = {}
-    config.pluginmanager.register(Summary(), "deerflow_conformance_summary")
+    folder = config.getoption("conformance_report")
+    if hasattr(config, "workerinput"):
+        folder = None  # the process that reports writes them
+    if folder is not None:
+        from deerflow_conformance.reports import prepare  # noqa: PLC0415  # loads templates, which few runs need
+
+        try:
+            prepare(folder)
+        except BrokenUse as error:
+            raise pytest.UsageError(f"--conformance-report: {error}") from None
+    config.pluginmanager.register(Summary(folder), "deerflow_conformance_summary")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -130,12 +141,21 @@ class ConformanceCollector(pytest.Collector):
         """Return what comes of one promise."""
         if self._run is None:
             raise RuntimeError("judged before setup")
-        return self._run.judge(number)
+        from deerflow_conformance.reports.texts import scrubbed, secrets_in  # noqa: PLC0415  # as above
 
-    @property
-    def reach(self) -> Reach | None:
-        """What the backend says of its reach, once it was asked."""
-        return None if self._run is None else self._run.verdict.reach
+        settings = getattr(self.conformance.recipe, "connection", {})
+        secrets = secrets_in({name: value for name, value in settings.items() if isinstance(value, str)})
+        return scrubbed(self._run.judge(number), secrets)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the items have in common, fit for other processes."""
+        return {
+            "level": self.config.getoption("conformance_level"),
+            "plugin": self.conformance.plugin,
+            "capability": self.conformance.capability,
+            "reach": None if self._run is None else self._run.verdict.reach,
+            "server": None if self._run is None else self._run.server,
+        }
 
 
 class PromiseItem(pytest.Item):
@@ -182,12 +202,7 @@ def pytest_runtest_makereport(
         reason = f"it was skipped: {call.excinfo.value}" if call.excinfo else "it was skipped"
         item.result = Result(item.name, item.parent.conformance.capability, State.COULD_NOT_RUN, reason)
     if item.result is not None and (skipped or report.when == "call"):
-        report.__dict__["conformance"] = {
-            "level": item.config.getoption("conformance_level"),
-            "plugin": item.parent.conformance.plugin,
-            "reach": item.parent.reach,
-            "result": item.result.as_json(),
-        }
+        report.__dict__["conformance"] = {**item.parent.facts(), "result": item.result.as_json()}
     return report
 
 
@@ -198,42 +213,86 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     return _SHOWN.get(conformance["result"]["state"]) if conformance else None
 
 
-class Summary:
-    """Sums up what was judged, in the process that reports."""
+@dataclass
+class Judged:
+    """What came of one conformance so far, in the process that reports.
 
-    def __init__(self) -> None:
-        self._results: dict[tuple[str, str, Level], list[Result]] = {}
-        self._reaches: dict[tuple[str, str, Level], Reach] = {}
+    Attributes:
+        facts: What `ConformanceCollector.facts` said last.
+        results: One for each promise.
+    """
+
+    facts: dict[str, Any]
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the results amount to, in the order in which one process judges."""
+        capability = self.facts["capability"]
+        order = [HARNESS.number, *(promise.number for promise in promises_of(capability))]
+        results = sorted(self.results, key=lambda one: order.index(one.number))
+        return Verdict(capability, self.facts["level"], tuple(results), self.facts["reach"])
+
+
+class Summary:
+    """Sums up what was judged, in the process that reports; with a *folder*, in reports too."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._judged: dict[str, Judged] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the result out of a report."""
         conformance = getattr(report, "conformance", None)
         if conformance:
             result = Result.from_json(conformance["result"])
-            key = (report.nodeid.rpartition("::")[0], conformance["plugin"], conformance["level"])
-            self._results.setdefault(key, []).append(result)
-            if conformance["reach"] is not None:
-                self._reaches[key] = conformance["reach"]
+            judged = self._judged.setdefault(report.nodeid.rpartition("::")[0], Judged(conformance))
+            judged.facts = conformance if conformance["reach"] else judged.facts
+            judged.results.append(result)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Exit 1 if something could not run, which pytest takes for skipped, or failed where that was expected."""
-        states = {result.state for results in self._results.values() for result in results}
+        """Write the reports; exit 1 if something could not run, or failed where that was expected.
+
+        pytest takes the one for skipped and the other for passed. Without any result there is nothing to report.
+        """
+        states = {result.state for judged in self._judged.values() for result in judged.results}
         if states & {State.COULD_NOT_RUN, State.FAILED} and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._folder is not None and self._judged:
+            self._write_reports(self._folder, session.config)
+
+    def _write_reports(self, folder: Path, config: pytest.Config) -> None:
+        from deerflow_conformance.reports import FileSource, part_of, report_of, write_reports  # noqa: PLC0415
+
+        parts = []
+        for node, judged in self._in_order():
+            file, _, function = node.partition("::")
+            source = FileSource(file, function.partition("::")[0])
+            parts.append(part_of(judged.facts["plugin"], source, judged.verdict, server=judged.facts["server"]))
+        level = config.getoption("conformance_level")
+        seed, budget = (config.getoption(f"conformance_{name}") for name in ("seed", "budget"))
+        report = report_of(parts, seed=seed, budget=budget, asked=None if level == EVERYTHING else level)
+        write_reports(folder, report)
+
+    def _in_order(self) -> list[tuple[str, Judged]]:
+        """Return them by plugin and in the order of the contract, whatever order other processes ended in."""
+        key = {
+            node: (one.facts["plugin"], CAPABILITIES.index(one.facts["capability"]))
+            for node, one in self._judged.items()
+        }
+        return sorted(self._judged.items(), key=lambda one: key[one[0]])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write one line a capability, and one for every promise that neither passed nor failed."""
-        if not self._results:
+        if not self._judged:
             return
         terminalreporter.section("conformance")
-        # In the order of the contract, whatever order other processes ended in.
-        order = sorted(self._results.items(), key=lambda one: (one[0][1], CAPABILITIES.index(one[1][0].capability)))
-        for key, results in order:
-            _, plugin, level = key
-            verdict = Verdict(results[0].capability, level, tuple(results), self._reaches.get(key))
-            terminalreporter.write_line(f"{plugin}: {verdict.line()}")
-            for result in results:
+        for _, judged in self._in_order():
+            terminalreporter.write_line(f"{judged.facts['plugin']}: {judged.verdict.line()}")
+            for result in judged.verdict.results:
                 if result.state is not State.FAILED and result.reason:
                     part = "in part not applicable" if result.state is State.PASSED else result.state
                     terminalreporter.write_line(f"    {result.number} {part}: {result.reason}")
+        if self._folder is not None:
+            terminalreporter.write_line(f"reports: {self._folder / 'report.html'}, report.json, junit.xml, badge.svg")
