@@ -1,9 +1,11 @@
-"""The command: what it shows, and an exit code for each end."""
+"""The command ``run``: what it shows, what it writes, and what it refuses."""
 
+import io
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 
 from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_conformance import checks
-from deerflow_conformance.cli import _hidden, main
+from deerflow_conformance.cli import main
 from deerflow_conformance.promises import PROMISES, promises_of
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 COUNTERS = ("run", "inprocess", "--only", "counters")
 
@@ -21,17 +25,9 @@ async def _nothing(*_: Any, **__: Any) -> None:
     """Reset nothing."""
 
 
-def _main(*arguments: str) -> int:
-    try:
-        return main(arguments)
-    except SystemExit as end:
-        # argparse ends this way
-        return int(end.code or 0)
-
-
 def test_conformant_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     """Every promise that applies was kept: one line each, the verdict last, exit 0."""
-    assert _main(*COUNTERS, "--budget", "0.1") == 0
+    assert main([*COUNTERS, "--budget", "0.1", "--level", "L1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for promise in promises_of("counters", "L1"):
         assert any(line.startswith(f"counters {promise.number}") for line in lines)
@@ -42,61 +38,40 @@ def test_conformant_is_0(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_broken_promise_is_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A failure shows what was promised, wanted and got, where, and a command that replays it: which fails too."""
     monkeypatch.setattr(InProcessModelCounters, "reset", _nothing)
-    assert _main(*COUNTERS, "-k", "C6", "--seed", "3") == 1
+    assert main([*COUNTERS, "-k", "C6", "--seed", "3", "--level", "L1"]) == 1
     out = capsys.readouterr().out
     assert f"counters C6: {PROMISES['C6'].sentence}" in out
     assert "not kept: wanted " in out
     assert ", got " in out
     (replay,) = [line.split(maxsplit=1)[1] for line in out.splitlines() if line.split()[:1] == ["replay"]]
-    assert replay == "deerflow-conformance run inprocess --only counters -k C6 --seed 3"
-    assert _main(*replay.split()[1:]) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "required"),
-        (("run",), "required"),
-        (("run", "nothing_such"), "nothing_such"),
-        (("run", "inprocess", "--only", "streams"), "invalid choice"),
-        (("run", "inprocess", "--level", "L9"), "invalid choice"),
-        (("run", "inprocess", "--set", "path"), "KEY=VALUE"),
-        (("run", "inprocess", "--set", "path=x"), "takes no --set"),
-        (("run", "sqlite", "--set", "path=x", "--set", "path=y"), "'path' twice"),
-        (("run", "sqlite", "--set", "namespace=x"), "must not set namespace"),
-        (("run", "sqlite", "--set", "pth=x"), "pth"),
-        (("run", "inprocess", "--budget", "0"), "--budget must be more than 0"),
-        (("run", "inprocess", "--budget", "nan"), "--budget must be more than 0"),
-        (("run", "inprocess", "-k", "S99"), "S99"),
-        (("run", "sqlite"), "path: is required; give --set path=..."),
-        (("run", "sqlite", "--set", "path=x", "--set", "pathh=x"), "did you mean 'path'?"),
-    ],
-)
-def test_wrong_usage_is_2(arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong command says what is wrong, in one go, without a traceback."""
-    assert _main(*arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    assert replay == "deerflow-conformance run inprocess --only counters -k C6 --seed 3 --level L1"
+    assert main(replay.split()[1:]) == 1
 
 
 def test_what_does_not_open_is_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A backend that the harness cannot work with is no verdict about the promises."""
     monkeypatch.setattr(InProcessModelCounters, "record", _nothing)
-    assert _main(*COUNTERS) == 2
+    assert main(COUNTERS) == 2
     out = capsys.readouterr().out
     assert "wanted a second instance on the same space to see what the first wrote, got nothing" in out
     assert "\ncounters C1 could not run: the harness check L0 failed\n" in out
+
+
+def test_a_harness_that_was_not_asked_for_still_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks for one promise of a backend that does not open is told why nothing could run."""
+    monkeypatch.setattr(InProcessModelCounters, "record", _nothing)
+    assert main([*COUNTERS, "-k", "C1"]) == 2
+    assert "counters L0: The function opens, " in capsys.readouterr().out
 
 
 def test_a_replay_hides_what_may_be_private(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The command that replays a failure repeats settings, but none that may hold a password."""
     tmp_path.joinpath("file").touch()
     harmless = f"path={tmp_path / 'file'}"
-    assert _main("run", "sqlite", "--set", harmless, "--only", "counters", "--level", "L0") == 2
-    assert f"run sqlite --set {harmless} --only counters -k L0" in capsys.readouterr().out
-    assert _hidden("url=redis://user:pass@host") == "url=..."
-    assert _hidden("password=hunter2") == "password=..."
+    assert main(["run", "sqlite", "--set", harmless, "--only", "counters", "--level", "L0"]) == 2
+    assert f"run sqlite --set {harmless} --only counters -k L0 --seed 0 --level L0" in capsys.readouterr().out
 
 
 def test_a_backend_that_exits_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,33 +81,32 @@ def test_a_backend_that_exits_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
         sys.exit(0)
 
     monkeypatch.setattr(InProcessModelCounters, "reset", exits)
-    assert _main(*COUNTERS, "-k", "C6") == 1
-
-
-@pytest.mark.parametrize("level", ["L2", "L3", "load"])
-def test_a_level_that_is_not_there_is_3(level: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked for more than this kit tests, it tests what it can and is incomplete."""
-    assert _main(*COUNTERS, "--budget", "0.1", "--level", level) == 3
-    assert f"this kit tests L0 and L1, not {level}" in capsys.readouterr().err
+    assert main([*COUNTERS, "-k", "C6"]) == 1
 
 
 def test_a_part_is_3(capsys: pytest.CaptureFixture[str]) -> None:
     """A run of some promises is never conformant, whatever came of them."""
-    assert _main(*COUNTERS, "-k", "C1 C2") == 3
+    assert main([*COUNTERS, "-k", "C1 C2"]) == 3
     assert "· 2/" in capsys.readouterr().out
+
+
+def test_a_level_beyond_the_reach_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked by name for what one process cannot be tested for, the run says so and is incomplete."""
+    assert main([*COUNTERS, "-k", "G12", "--level", "L3"]) == 3
+    assert "counters G12 could not run: its reach is one process" in capsys.readouterr().out
 
 
 def test_a_defect_of_the_kit_is_4(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A promise that nothing tests is the kit's own defect and says so."""
     checks.checks_of("C6")
     monkeypatch.setitem(checks._registry, "C6", [])
-    assert _main(*COUNTERS, "-k", "C6") == 4
+    assert main([*COUNTERS, "-k", "C6"]) == 4
     assert "C6 has no check" in capsys.readouterr().err
 
 
 def test_level_0_is_the_harness(capsys: pytest.CaptureFixture[str]) -> None:
     """L0 of all capabilities, and nothing else."""
-    assert _main("run", "inprocess", "--level", "L0") == 0
+    assert main(["run", "inprocess", "--level", "L0"]) == 0
     assert capsys.readouterr().out.split("\n\n")[1].splitlines() == [
         "stream_bridge/1.0 L0 · passed",
         "memory/1.0 L0 · passed",
@@ -142,34 +116,203 @@ def test_level_0_is_the_harness(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --json the results are one JSON document and nothing else."""
+    """With --json the report is one JSON document and nothing else."""
     monkeypatch.setattr(InProcessModelCounters, "reset", _nothing)
-    assert _main(*COUNTERS, "-k", "C2 C6", "--json") == 1
+    assert main([*COUNTERS, "-k", "C2 C6", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
-    assert (report["backend"], report["contract"], report["seed"], report["exit"]) == ("inprocess", "1.0", 0, 1)
+    assert (report["contract"], report["seed"], report["exit"]) == ("1.0", 0, 1)
     (counters,) = report["capabilities"]
+    assert (counters["backend"], counters["capability"]) == ("inprocess", "counters")
     assert {one["number"]: one["state"] for one in counters["results"]} == {"C2": "passed", "C6": "failed"}
     assert counters["results"][1]["failure"]["kind"] == "unkept"
     assert "C1" in counters["missing"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("go",), "No such command 'go'"),
+        (("run", "inprocess", "--level", "L9"), "there is no level 'L9'; there are L0, "),
+        (("run", "inprocess", "--set", "path"), "--set takes KEY=VALUE"),
+        (("run", "inprocess", "--set", "=x"), "--set takes KEY=VALUE"),
+        (("run", "inprocess", "--set", "path=x"), "takes no --set"),
+        (("run", "inprocess", "--seed", "x"), "--seed"),
+        (("run", "sqlite", "--set", "path=x", "--set", "path=y"), "'path' twice"),
+        (("run", "sqlite", "--set", "namespace=x"), "must not set namespace"),
+        (("run", "sqlite"), "path: is required; give --set path=..."),
+        (("run", "sqlite", "--set", "path=x", "--set", "pathh=x"), "did you mean 'path'?"),
+        (("run", "files", "--set", "path=x", "--only", "counters"), "files does not offer counters"),
+        (("run", "inprocess", "--budget", "0"), "--budget must be more than 0"),
+        (("run", "inprocess", "--budget", "nan"), "--budget must be more than 0"),
+        (("run", "inprocess", "-k", ""), "-k '' matches no promise"),
+        (("run", "inprocess", "-k", "C1", "--level", "L0"), "-k 'C1' matches no promise at L0"),
+        (("run", "test_absent.py"), "there is no file test_absent.py"),
+        (("run", "test_syntax.py"), "test_syntax.py cannot be imported: SyntaxError"),
+        (("run", "test_raises.py"), "test_raises.py cannot be imported: RuntimeError: no server here (line 2)"),
+        (("run", "test_twice.py"), "counters of 'acme' is given twice"),
+        (("run", "test_misuse.py"), "there is no capability 'counter'"),
+        (("run", "test_absent_plugin.py"), "nothing_such"),
+        (("run", "test_conformed.py::nothing"), "conforms no 'nothing'; it conforms counters"),
+        (("run", "test_conformed.py", "--set", "path=x"), "a file has its own settings"),
+        (("run", "test_conformed.py", "--only", "memory"), "does not offer memory"),
+        (("run", "json.py"), "there is a module 'json' already"),
+        (("run", "test_no_start.py"), "start= failed: OSError('no such server')"),
+        (("run", "inprocess", "--report", "test_conformed.py"), "test_conformed.py cannot hold reports"),
+        (("matrix",), "Missing argument"),
+        (("matrix", "absent.json"), "absent.json: No such file"),
+        (("verify",), "Missing argument"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_2(
+    bad_files: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    """A command that cannot be run as it is says what is wrong, in one go, without a traceback, and runs nothing."""
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert "Traceback" not in told.err
+    assert "passed" not in told.out
+
+
+@pytest.fixture
+def bad_files(authors_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with files that cannot be tested as they are; here, while it is used."""
+    conformed = (authors_files / "test_conformed.py").read_text()
+    texts = {
+        "syntax": "def (\n",
+        "raises": '\nraise RuntimeError("no server here")\n',
+        "twice": f"{conformed}\n\n{conformed.replace('async def counters', 'async def others')}",
+        "misuse": conformed.replace('"counters", plugin', '"counter", plugin'),
+        "absent_plugin": 'from deerflow_conformance import conform_plugin\nit = conform_plugin("nothing_such")\n',
+        "no_start": conformed.replace("virtual_time=True", "start=start, stop=str").replace(
+            "@conform", 'def start():\n    raise OSError("no such server")\n\n\n@conform'
+        ),
+    }
+    for name, text in texts.items():
+        (authors_files / f"test_{name}.py").write_text(text)
+    (authors_files / "json.py").write_text(conformed)
+    monkeypatch.chdir(authors_files)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield authors_files
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(authors_files)):
+            del sys.modules[name]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_sees_each_promise_in_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """At a terminal what is judged shows while it is judged, each promise that passed fits, and the end is in words."""
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm-256color", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*COUNTERS, "-k", "C1 C6 G1 G3"]) == 3
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    lines = re.split(r"[\r\n]+", shown.rstrip())
+    assert "inprocess counters" in lines
+    assert all(len(line) <= width for line in lines[:-2]), lines
+    for number, said in (("C1", "Totals are"), ("G1", "in part, only threads"), ("G3", "not applicable: counters")):
+        (line,) = [line for line in lines if re.match(rf". {number}  ", line)]
+        assert said in line
+        assert line.endswith(" s")
+    assert "counters 2/4  C6  Reset removes" in shown
+    assert "INCOMPLETE  inprocess counters/1.0 L2 + load · 3/" in " ".join(lines[-2:])
+
+
+def test_results_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a backend says is shown as it is, its control characters as escapes."""
+
+    async def steers(*_: Any) -> None:
+        raise OSError("\x1b[2J\x1b]0;owned\x07 \u202egnorw")
+
+    monkeypatch.setattr(InProcessModelCounters, "reset", steers)
+    assert main([*COUNTERS, "-k", "C6"]) == 1
+    out = capsys.readouterr().out
+    assert "OSError: \\x1b[2J\\x1b]0;owned\\x07 \\u202egnorw" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("by_file", [False, True], ids=["by settings", "by file"])
+def test_a_secret_shows_nowhere(command: Command, acme: Path, tmp_path: Path, by_file: bool) -> None:
+    """A setting that may be private is in nothing that is printed or written, whoever repeats it, or a part of it."""
+    url = "acme://me:hunter2@localhost/1"
+    target: tuple[str, ...] = ("acme", "--set", f"url={url}", "--set", "refuses=yes")
+    if by_file:
+        text = f'test_it = conform_plugin("acme", connection={{"url": "{url}", "refuses": True}})\n'
+        (tmp_path / "test_acme.py").write_text(f"from deerflow_conformance import conform_plugin\n{text}")
+        target = ("test_acme.py",)
+    done = command("run", *target, "--report", "made", PYTHONPATH=str(acme))
+    assert done.returncode == 2, done.stderr
+    written = [path.read_text() for path in (tmp_path / "made").iterdir()]
+    assert len(written) == 4
+    assert "***" in done.stdout
+    for text in (done.stdout, done.stderr, *written):
+        assert "hunter2" not in text
+    (part,) = json.loads((tmp_path / "made/report.json").read_text())["capabilities"]
+    assert part["distribution"] == {"name": "acme-backends", "version": "1.2.3"}
+    if not by_file:
+        assert part["source"]["settings"] == {"url": None, "refuses": None}
+
+
+def test_an_authors_file_is_found_again_by_its_helper_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in a package, which imports its neighbours, is opened in another process too."""
+    package = tmp_path / "acme_tests"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "places.py").write_text('PLUGIN = "acme"\n')
+    (package / "test_acme.py").write_text(
+        "from deerflow_backends import sqlite\nfrom deerflow_conformance import conform\n\n"
+        "from .places import PLUGIN\n\n\n"
+        '@conform("counters", plugin=PLUGIN, server=lambda: "SQLite")\nasync def counters(space):\n'
+        "    async with sqlite.connect(path=space.folder, namespace=space.name) as connection:\n"
+        "        async with sqlite.open_counters(connection, space.options) as opened:\n            yield opened\n"
+    )
+    assert main(["run", str(package / "test_acme.py"), "-k", "G6", "--level", "L1", "--json"]) == 3
+    (part,) = json.loads(capsys.readouterr().out)["capabilities"]
+    assert [(one["number"], one["state"]) for one in part["results"]] == [("G6", "passed")]
+    assert (part["backend"], part["server"], part["distribution"]) == ("acme", "SQLite", None)
+    assert part["source"]["function"] == "counters"
+
+
 def test_promises_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Each promise with its level, whose it is, and what it says; for scripts too."""
-    assert _main("promises") == 0
+    assert main(["promises"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(PROMISES)
     assert lines[0].split()[1:3] == ["L1", "all"]
-    assert _main("promises", "--json") == 0
+    assert main(["promises", "--json"]) == 0
     assert [one["number"] for one in json.loads(capsys.readouterr().out)] == list(PROMISES)
 
 
-def test_the_command_runs_as_a_module() -> None:
-    """The command's exit code is that of its process; a reader that stops early is no defect."""
-    command = [sys.executable, "-m", "deerflow_conformance"]
-    done = subprocess.run([*command, "run", "nothing_such"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    with subprocess.Popen([*command, "promises"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
+def test_promises_are_listed_with_their_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --checks each promise has the names of what tests it; for scripts too."""
+    assert main(["promises", "--checks", "--json"]) == 0
+    by_number = {one["number"]: one["checks"] for one in json.loads(capsys.readouterr().out)}
+    for number in PROMISES:
+        assert [one["name"] for one in by_number[number]] == [one.name for one in checks.checks_of(number)]
+    assert main(["promises", "--checks"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{one['name']}: {one['sentence']}" in out for found in by_number.values() for one in found)
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An interrupted run is no verdict: no report is there, and nothing is blamed."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InProcessModelCounters, "reset", interrupted)
+    made = tmp_path / "made"
+    assert main([*COUNTERS, "-k", "C6", "--report", str(made)]) == 130
+    assert list(made.iterdir()) == []
+    assert capsys.readouterr().err == ""

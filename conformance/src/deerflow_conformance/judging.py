@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import fnmatch
-import inspect
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from deerflow_conformance.promises import EVERYTHING, HARNESS, Capability, Level, promises_of
-from deerflow_conformance.reports.texts import scrubbed
+from deerflow_conformance.reports.texts import scrubbed, without_secrets
 from deerflow_conformance.results import BrokenUse, Result, State, Verdict
 from deerflow_conformance.runs import Run
 
@@ -35,7 +33,7 @@ class Judgement:
 
     Attributes:
         verdict: The results of the promises asked for, and the harness check's if it did not pass.
-        server: What the server calls itself, by the author's function, or None.
+        server: What the server calls itself, or None if nobody can tell.
     """
 
     verdict: Verdict
@@ -67,12 +65,14 @@ def judge(
     run = Run(conformance, level=level or EVERYTHING, seed=seed, budget=budget)
     results: list[Result] = []
     try:
-        run.start()
+        try:
+            run.start()
+        except BrokenUse as error:
+            raise BrokenUse(without_secrets(str(error), secrets)) from None
         for number in numbers:
             tell.judging(number)
             results.append(scrubbed(run.judge(number), secrets))
             tell.judged(results[-1])
-        server = server_text(conformance)
     finally:
         run.close()
     harness = run.results.get(HARNESS.number)
@@ -80,7 +80,7 @@ def judge(
         results.insert(0, scrubbed(harness, secrets))
         tell.judged(results[0])
     verdict = Verdict(conformance.capability, level or EVERYTHING, tuple(results), run.verdict.reach)
-    return Judgement(verdict, server)
+    return Judgement(verdict, None if run.server is None else without_secrets(run.server, secrets))
 
 
 def numbers_of(capability: Capability, level: Level | None, wanted: str | None = None) -> list[str]:
@@ -96,24 +96,3 @@ def numbers_of(capability: Capability, level: Level | None, wanted: str | None =
         numbers += [one.number for one in promises_of(capability, level)]
     patterns = ["*"] if wanted is None else re.split(r"[\s,]+", wanted.strip())
     return [one for one in numbers if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)]
-
-
-def server_text(conformance: Conformance) -> str | None:
-    """Return what the server calls itself, if the author said how to ask it; while it runs, outside of event loops.
-
-    Raises:
-        BrokenUse: The author's function failed.
-    """
-    if conformance.server is None:
-        return None
-    try:
-        told = conformance.server()
-        if not inspect.isawaitable(told):
-            return str(told)
-
-        async def wait() -> str:
-            return str(await told)
-
-        return asyncio.run(wait())
-    except Exception as error:
-        raise BrokenUse(f"server= failed: {error!r}") from error

@@ -146,7 +146,7 @@ class Terminal:
 
     def end(self, parts: Sequence[Part]) -> None:
         """Print one line a capability."""
-        self._live.update("")
+        self._live.stop()
         self._out.print()
         width = max(len(MEANINGS[part.verdict.exit]) for part in parts)
         for part in parts:

@@ -1,0 +1,120 @@
+"""What several test modules use: the command as a process, and authors' files for it to run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+#: What an author writes, for counters that work.
+CONFORMED = """
+from deerflow_backends import inprocess
+from deerflow_conformance import conform
+
+
+@conform("counters", plugin="acme", virtual_time=True)
+async def counters(space):
+    async with (
+        inprocess.connect("acme", namespace=space.name, clock=space.clock) as connection,
+        inprocess.open_counters(connection, space.options) as opened,
+    ):
+        yield opened
+"""
+#: The same for counters that cannot be reset.
+BROKEN = f"""{CONFORMED}
+
+from deerflow_backends.inprocess.counters import InProcessModelCounters
+
+
+async def nothing(*_, **__):
+    pass
+
+
+InProcessModelCounters.reset = nothing
+"""
+#: A kit that has lost the checks of a promise.
+DEFECT = f"""{CONFORMED}
+
+from deerflow_conformance import checks
+
+checks.checks_of("C6")
+checks._registry["C6"] = []
+"""
+#: Counters that forget what is recorded, which the harness check notices.
+USELESS = BROKEN.replace(".reset", ".record")
+
+#: A plugin that others could install, whose server says too much when it refuses.
+ACME = """
+from contextlib import asynccontextmanager
+
+from pydantic import SecretStr
+
+from deerflow_backends import BackendUnavailable, ConnectionSettings, hookimpl, inprocess
+
+
+class AcmeSettings(ConnectionSettings):
+    url: SecretStr
+    refuses: bool = False
+
+
+@hookimpl
+def deerflow_settings():
+    return AcmeSettings
+
+
+@hookimpl
+@asynccontextmanager
+async def deerflow_connect(name, settings):
+    if settings.refuses:
+        raise BackendUnavailable(f"{settings.url.get_secret_value()} refuses {settings.url.get_secret_value()[10:17]}")
+    async with inprocess.connect(name, namespace=settings.namespace) as connection:
+        yield connection
+
+
+@hookimpl
+def deerflow_counters(connection, options):
+    return inprocess.open_counters(connection, options)
+"""
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """A folder in which the plugin `acme` is installed."""
+    folder = tmp_path / "installed"
+    metadata = folder / "acme_backends-1.2.3.dist-info"
+    metadata.mkdir(parents=True)
+    requirement = "Requires-Dist: deerflow-backends>=1.0,<2"
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-backends\nVersion: 1.2.3\n{requirement}\n")
+    (metadata / "entry_points.txt").write_text("[deerflow_backends]\nacme = acme_plugin\n")
+    (folder / "acme_plugin.py").write_text(ACME)
+    return folder
+
+
+@pytest.fixture
+def authors_files(tmp_path: Path) -> Path:
+    """A folder with files as authors write them: their backends are of all kinds."""
+    texts = {"conformed": CONFORMED, "broken": BROKEN, "defect": DEFECT, "useless": USELESS}
+    for name, text in texts.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def command(authors_files: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in that folder, as a process of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deerflow_conformance", *arguments],
+            cwd=authors_files,
+            env={**os.environ, "NO_COLOR": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

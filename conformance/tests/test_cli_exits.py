@@ -1,0 +1,108 @@
+"""Every end of the command has its exit code, as a process gives it; what did not wholly run is never 0."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+#: A quick run that would be conformant but for what a test changes about it.
+QUICK = ("--level", "L1", "--budget", "0.1")
+FILES = ("badge.svg", "junit.xml", "report.html", "report.json")
+
+
+def written(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in folder.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "last"),
+    [
+        (("test_conformed.py", *QUICK), 0, "16/16 passed (not applicable: G3; not at this level: "),
+        (("test_broken.py", *QUICK), 1, "passed (failed: C"),
+        (("test_useless.py", *QUICK), 2, " 0/17 passed (could not run: C1-C7, "),
+        (
+            ("test_conformed.py::counters", "-k", "C1 G*", *QUICK),
+            3,
+            "10/16 passed (not applicable: G3; not run: C2-C7; ",
+        ),
+        (("inprocess", "--only", "counters", "--level", "L3", "--budget", "0.1"), 3, "could not run: "),
+        (("inprocess", "--level", "L0"), 0, "counters/1.0 L0 · passed"),
+    ],
+    ids=["conformant", "broken promise", "broken harness", "a part", "level beyond the reach", "harness alone"],
+)
+def test_what_ran_has_its_code_and_a_report(
+    command: Command, tmp_path: Path, arguments: Sequence[str], code: int, last: str
+) -> None:
+    """A run's exit code, last line and report say the same, for each thing that a run can come to."""
+    done = command("run", *arguments, "--report", "made")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert last in done.stdout.splitlines()[-1]
+    assert written(tmp_path / "made") == FILES
+    report = json.loads((tmp_path / "made/report.json").read_text())
+    assert report["exit"] == code
+    assert report["capabilities"][-1]["verdict"] == done.stdout.splitlines()[-1]
+
+
+def test_a_defect_of_the_kit_is_4_and_no_report(command: Command, tmp_path: Path) -> None:
+    """A promise that nothing tests is the kit's own defect: it says so, and an earlier report does not stay."""
+    assert command("run", "test_conformed.py", "-k", "C1", "--report", "made").returncode == 3
+    done = command("run", "test_defect.py", "-k", "C6", "--report", "made")
+    assert done.returncode == 4
+    assert "C6 has no check" in done.stderr
+    assert "defect of the kit" in done.stderr
+    assert written(tmp_path / "made") == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing command"),
+        (("run",), "Missing argument 'NAME"),
+        (("run", "nothing_such"), "no installed distribution offers the backend 'nothing_such'"),
+        (("run", "inprocess", "--only", "streams"), "there is no capability 'streams'; there are stream_bridge, "),
+        (("run", "inprocess", "-k", "S99"), "-k 'S99' matches no promise"),
+        (("run", "sqlite", "--set", "pth=x"), "pth"),
+        (("run", "test_empty.py"), "test_empty.py conforms nothing"),
+        (("run", "test_exits.py"), "test_exits.py cannot be imported: SystemExit: 0"),
+        (("run", "inprocess", "--report", "test_empty.py/x"), "test_empty.py/x cannot hold reports"),
+        (("matrix", "test_empty.py"), "test_empty.py: the report: Invalid JSON"),
+        (("verify", "absent.json"), "absent.json: No such file"),
+    ],
+    ids=str,
+)
+def test_misuse_is_2(command: Command, tmp_path: Path, arguments: Sequence[str], message: str) -> None:
+    """A command that cannot be run as it is says what is wrong, on stderr, without a traceback, and runs nothing."""
+    (tmp_path / "test_empty.py").write_text("x = 1\n")
+    (tmp_path / "test_exits.py").write_text("raise SystemExit(0)\n")
+    done = command(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("promises",), ("run", "inprocess", "--level", "L0")], ids=str)
+def test_a_reader_that_stops_is_not_told_0(arguments: Sequence[str]) -> None:
+    """Where nobody reads to the end, nobody has seen a verdict; it is no defect either, and nothing complains."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deerflow_conformance", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [("run", "--help"), ("--version",), ("promises",)], ids=str)
+def test_what_judges_nothing_is_0(command: Command, arguments: Sequence[str]) -> None:
+    """Help, the version and the list of promises are no verdicts."""
+    done = command(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
