@@ -384,27 +384,6 @@ def any_name_is_a_model(bench: Bench) -> None:
     bench.run(body)
 
 
-@check("C7")
-def ten_thousand_models_in_one_call(bench: Bench) -> None:
-    """One record_many, one all_totals and one all_windows carry ten thousand models."""
-
-    async def body() -> None:
-        async with bench.open() as counters:
-            counts = [Recorded(f"model {number}", calls=number + 1, successes=1) for number in range(10_000)]
-            await counters.record_many(counts, token=FIRST)
-            await counters.record_many(counts, token=FIRST)
-            await counters.record_many(counts)
-            wanted = {one.model_name: Counts(2 * one.calls, 2) for one in counts}
-            for what, got in (
-                ("all_totals", await counters.all_totals()),
-                ("all_windows", await counters.all_windows(seconds=DAY)),
-            ):
-                wrong = {name: got.get(name) for name in wanted if got.get(name) != wanted[name]}
-                expect(not wrong and len(got) == len(wanted), f"{what} of 10,000 models", (len(got), str(wrong)[:200]))
-
-    bench.run(body)
-
-
 @check("C6")
 def a_reset_forgets_no_token(bench: Bench) -> None:
     """A recording that comes again after its model was reset is still not counted again."""

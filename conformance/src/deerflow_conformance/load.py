@@ -17,8 +17,7 @@ from deerflow_conformance.checks import check, expect
 from deerflow_conformance.crowds import CROWD_SECONDS
 from deerflow_conformance.faces import USER, face_of
 from deerflow_conformance.leftovers import stored, until_freed
-from deerflow_conformance.meters import held, memory_blocks, watched
-from deerflow_conformance.networks import Network
+from deerflow_conformance.meters import held, memory_blocks
 
 #: How many calls are in flight at once.
 _AT_ONCE: Final = 50
@@ -58,19 +57,19 @@ async def together(bench: Bench, calls: Iterable[Callable[[], Awaitable[Any]]]) 
 
 @check("G8", level="load")
 def ten_thousand_calls_leave_nothing(bench: Bench) -> None:
-    """After ten thousand calls of every kind, a fifth of them cancelled, no task, thread or connection is left."""
+    """After ten thousand calls of every kind, a fifth of them cancelled, no task, thread or handle is left."""
     face = face_of(bench.capability)
     count = bench.volume(10_000)
 
     async def body() -> None:
-        async with watched(bench, bench.space()) as (space, network), bench.open(space) as opened:
+        async with bench.open() as opened:
             slot = face.slots[0]
             await slot.put(opened, "before", 1)
             await together(bench, _calls(bench, opened, _FIRST))
-            tasks, few = len(asyncio.all_tasks()), held(network)
+            tasks, few = len(asyncio.all_tasks()), held()
             made = await together(bench, _calls(bench, opened, count))
             await _until_no_more_tasks(bench, tasks, f"after {made:,} calls")
-            few.expect_no_more(held(network), f"{made:,} calls")
+            few.expect_no_more(held(), f"{made:,} calls")
             found = await slot.read(opened, ["before"])
             expect(found == {"before": 1}, "what was written before the calls", found)
 
@@ -116,35 +115,23 @@ async def _until_no_more_tasks(bench: Bench, few: int, when: str) -> None:
 
 @check("G9", level="load")
 def closing_under_load_leaves_nothing(bench: Bench) -> None:
-    """Closed with 200 calls in flight, twenty times, all of them end, and no task, thread or connection is left."""
+    """Closed with 200 calls in flight, twenty times, all of them end, and no task, thread or handle is left."""
     turns = bench.volume(20)
 
     async def body() -> None:
-        async with watched(bench, bench.space()) as (space, network):
-            async with bench.open(space) as opened:  # makes files and what the process keeps for good
-                await face_of(bench.capability).slots[0].put(opened, "first", 1)
-            await _until_disconnected(bench, network)
-            tasks, few = len(asyncio.all_tasks()), held(network)
-            for _ in range(turns):
-                async with bench.open(space) as opened:
-                    calls = [_ended(call) for call in _calls(bench, opened, 200)]
-                    calling = asyncio.gather(*calls)
-                    await asyncio.sleep(0)
-                await bench.soon(calling, CROWD_SECONDS)
-            await _until_no_more_tasks(bench, tasks, f"after {turns} closings")
-            await _until_disconnected(bench, network)
-            few.expect_no_more(held(network), f"{turns} closings with 200 calls in flight")
+        space = bench.space()
+        async with bench.open(space) as opened:  # makes files and what the process keeps for good
+            await face_of(bench.capability).slots[0].put(opened, "first", 1)
+        tasks, few = len(asyncio.all_tasks()), held()
+        for _ in range(turns):
+            async with bench.open(space) as opened:
+                calling = asyncio.gather(*(_ended(call) for call in _calls(bench, opened, 200)))
+                await asyncio.sleep(0)
+            await bench.soon(calling, CROWD_SECONDS)
+        await _until_no_more_tasks(bench, tasks, f"after {turns} closings")
+        few.expect_no_more(held(), f"{turns} closings with 200 calls in flight")
 
     bench.run(body)
-
-
-async def _until_disconnected(bench: Bench, network: Network | None) -> None:
-    """Expect no connection to a server, once the proxies have heard of it."""
-    for _ in range(100):
-        if network is None or not network.open:
-            return
-        await bench.sleep(0.05)
-    expect(network is None, "no connection after closing", network and network.open)
 
 
 async def _ended(call: Callable[[], Awaitable[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a backend takes, in counts: round trips or steps of work, connections, threads, file handles, memory.
+"""What a backend takes, in counts: round trips or steps of work, threads, file handles, memory.
 
 Counts and never times: they are the same on a busy machine.
 """
@@ -9,14 +9,13 @@ import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import expect
+from deerflow_conformance.checks import CouldNotRun, NotApplicable, expect
 from deerflow_conformance.isolation import open_handles
-from deerflow_conformance.networks import Network
 from deerflow_conformance.spaces import Space
 
 #: What "the same" leaves room for: half as much again ...
@@ -64,36 +63,29 @@ class Meter:
 
 
 @asynccontextmanager
-async def watched(bench: Bench, space: Space) -> AsyncIterator[tuple[Space, Network | None]]:
-    """Give the space to open, and the network that is between it and its servers, None where there is none."""
-    if bench.reach != "network":
-        yield space, None
-        return
-    async with bench.network(space) as network:
-        yield network.space, network
-
-
-@asynccontextmanager
 async def metered(bench: Bench, space: Space) -> AsyncIterator[Meter]:
-    """Count round trips through the kit's proxies where the reach is a network, else work; see `Bench` for both."""
-    async with watched(bench, space) as (opened, network):
-        if network is None:
+    """Count round trips through the kit's proxies where they are between the backend and its servers, else work.
+
+    See `Bench.network` and `Bench.work`.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            network = await stack.enter_async_context(bench.network(space))
+        except (NotApplicable, CouldNotRun):
             yield Meter(space, "steps of work", bench.work)
         else:
-            yield Meter(opened, "round trips", lambda: network.requests)
+            yield Meter(network.space, "round trips", lambda: network.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What this process holds at a moment, the kit's own proxies left out.
+    """What this process holds at a moment.
 
     Attributes:
-        connections: To servers, as the proxies see them, other processes' included; 0 where there is no network.
         threads: Of this process.
-        handles: File handles of this process, sockets included.
+        handles: File handles of this process, connections to servers included.
     """
 
-    connections: int
     threads: int
     handles: int
 
@@ -112,11 +104,9 @@ class Held:
             expect(now <= few + _A_FEW, f"about {few} {name} for {who}, as for few", now)
 
 
-def held(network: Network | None = None) -> Held:
-    """Return what this process holds now, and the connections through *network* if there is one."""
-    connections = 0 if network is None else network.open
-    # A proxy has two sockets for each connection, and they are the kit's.
-    return Held(connections, threading.active_count(), len(open_handles()) - 2 * connections)
+def held() -> Held:
+    """Return what this process holds now."""
+    return Held(threading.active_count(), len(open_handles()))
 
 
 def memory_blocks() -> int:

@@ -250,8 +250,8 @@ def a_rare_match_is_found_by_its_cursor(bench: Bench) -> None:
 
 @check("T9")
 def a_page_costs_the_same_for_many(bench: Bench) -> None:
-    """The first page, a deep one and one by status cost as much for 10,000 threads as for 100."""
-    sizes = {"few": 100, "many": 10_000}
+    """The first page, a deep one and one by status cost as much for 2,000 threads as for 100."""
+    sizes = {"few": 100, "many": 2_000}
 
     async def body() -> None:
         async with bench.open() as source, bench.open() as index:
