@@ -28,6 +28,7 @@ from deerflow_backends.capabilities import OPTIONS
 from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
 from deerflow_conformance.checks import Check, CouldNotRun, NotApplicable, Unkept
+from deerflow_conformance.faces import face_of
 from deerflow_conformance.isolation import Blocked, run_isolated
 from deerflow_conformance.networks import Network
 from deerflow_conformance.promises import Capability
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 #: How many examples a property is given, by how dear they are.
 _EXAMPLES: Final[dict[Reach, int]] = {"process": 16, "host": 8, "network": 8}
+#: How many writes must be seen to go through the kit's proxies; to a cluster of as many nodes, one each.
+_TRIES: Final = 8
 #: How long a failing program is shortened, in real seconds.
 _SHRINK_SECONDS: Final = 5.0
 
@@ -166,22 +169,35 @@ class Bench:
     async def network(self, space: Space) -> AsyncIterator[Network]:
         """Put the kit's proxies between the backend and its servers, for what opens the network's ``space``.
 
-        Where there is no server the check does not apply; where the author's function does not use `Space.via`, it
-        could not run.
+        Where there is no server the check does not apply; where the author's function does not use `Space.via`, or not
+        for all that the backend asks its servers, it could not run.
         """
         if self.reach != "network":
             self.not_applicable(f"its reach is one {self.reach}: there is no network between it and its data")
         network = Network(space)
         try:
-            async with self.open(network.space):
-                pass
-            if not network.made:
-                self.could_not_run(
-                    "no connection went through the kit's proxy: open what space.via(url) returns in place of the url"
-                )
+            await self._try_out(network)
             yield network
         finally:
             await network.close()
+
+    async def _try_out(self, network: Network) -> None:
+        """See that what the backend asks goes through *network*, in another space."""
+        put = face_of(self.capability).slots[0].put
+        async with self.open(replace(self.space(), routes=network.space.routes)) as opened:
+            before = network.requests
+            for number in range(_TRIES):
+                await put(opened, f"through the network {number}", number)
+            asked = network.requests - before
+        if not network.made:
+            self.could_not_run(
+                "no connection went through the kit's proxy: open what space.via(url) returns in place of the url"
+            )
+        if asked < _TRIES:
+            self.could_not_run(
+                f"of {_TRIES} writes {asked} went through the kit's proxy: addresses that a server tells of, such as "
+                f"those of a cluster's nodes, must lead through space.via(url), too"
+            )
 
     async def stop_server(self) -> None:
         """Stop the server as the author does; where he did not say how, the check does not apply."""
