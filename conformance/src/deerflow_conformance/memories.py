@@ -23,7 +23,7 @@ from deerflow_backends.paging import Page
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import PredictedConflict
 from deerflow_conformance.checks import check, expect
-from deerflow_conformance.expectations import expect_same, refused, repeated_while
+from deerflow_conformance.expectations import accepted, expect_same, refused, repeated_while
 from deerflow_conformance.memory_programs import AGENTS, FACT_IDS, Guess, memory_programs
 from deerflow_conformance.memory_steps import all_reads, expect_told, play
 from deerflow_conformance.programs import USERS
@@ -152,7 +152,7 @@ def one_thing_twice_is_refused(bench: Bench) -> None:
                 *(PutFact(agent, fact_id, {"n": 1}) for agent in AGENTS for fact_id in FACT_IDS),
                 *(PutBody(agent, {"n": 1}) for agent in AGENTS),
             ]
-            applied = await store.apply("ann", different)
+            applied = await accepted(store.apply("ann", different), "one id in several parts")
             expect_same("facts of one apply", len(AGENTS) * len(FACT_IDS), len(applied.facts))
 
     bench.run(body)
@@ -367,7 +367,7 @@ def different_facts_all_land(bench: Bench) -> None:
         async with bench.open(space) as first, bench.open(space) as second, bench.replica(space) as third:
             stores = [first, second, third]
             calls = (stores[n % 3].apply("ann", [PutFact(AGENTS[n % 2], f"f{n}", {"n": n})]) for n in range(60))
-            applied = await asyncio.gather(*calls)
+            applied = await asyncio.gather(*(accepted(call, "an unconditional change among others") for call in calls))
             expect_same("revisions given", list(range(1, 61)), sorted(one.revision for one in applied))
             parts = [await first.load("ann", agent_name=agent) for agent in AGENTS[:2]]
             stored = sorted(fact.value["n"] for part in parts for fact in part.facts)
@@ -391,6 +391,7 @@ def retrying_rivals_lose_nothing(bench: Bench) -> None:
                     try:
                         await store.apply("ann", [PutBody(None, {"count": count + 1}, memory.body_revision or ABSENT)])
                     except RevisionConflict:
+                        await asyncio.sleep(0)
                         continue
                     return
 
@@ -443,6 +444,10 @@ def clear_takes_one_part(bench: Bench) -> None:
             expect_same("agents after clear of ALL", [], await store.agents(None))
             expect_same("the revision of a clear of nobody", 0, await store.clear("nobody"))
             expect_same("other users", others, await all_reads(store, users[1:]))
+            expect_same("the revision after clear of all parts", 2, await store.clear(users[1], agent_name=ALL))
+            for agent_name in AGENTS:
+                part = await store.load(users[1], agent_name=agent_name)
+                expect_same("each of the parts", ({}, 0, ()), (part.body, part.body_revision, part.facts))
 
     bench.run(body)
 
@@ -474,6 +479,7 @@ def erase_leaves_no_trace(bench: Bench) -> None:
             expect_same("what the backend owns", owned, await bench.owned(space))
             again = await store.apply("ann", [PutFact("a", "f", {})], expected_revision=0)
             expect_same("revisions after erase", (1, 1), (again.revision, again.facts[0].revision))
+            expect_same("agents after erase and a write", ["a"], await store.agents("ann"))
             expect_same("other users", others, await all_reads(store, ["ann:"]))
 
     bench.run(body)

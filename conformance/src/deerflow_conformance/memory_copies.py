@@ -8,6 +8,7 @@ from typing import Any
 from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.memories import (
     Change,
+    DeleteFact,
     PutBody,
     PutFact,
 )
@@ -45,6 +46,27 @@ def a_copy_reads_the_same(bench: Bench) -> None:
 
 
 @check("M12")
+def every_part_is_copied(bench: Bench) -> None:
+    """A copy has the shared memory, every agent with a body or facts, and what was changed, deleted and cleared."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            for user_id in (None, "ann", "Ann"):
+                for n in range(3):
+                    await source.apply(user_id, [PutFact(None, "f", {"n": n}), PutBody("body alone", {"n": n})])
+                    await bench.sleep(0.01)
+                await source.apply(user_id, [PutFact("facts alone", f"f{n}", {"n": n}) for n in range(3)])
+                await source.apply(user_id, [DeleteFact("facts alone", "f1")])
+            await source.clear("Ann")
+            await target.restore(await exported(source))
+            for user_id in (None, "ann", "Ann"):
+                wanted = await all_reads(source, [user_id])
+                expect_same(f"every read of {user_id!r}", wanted, await all_reads(target, [user_id]))
+
+    bench.run(body)
+
+
+@check("M12")
 def an_emptied_body_keeps_its_revision(bench: Bench) -> None:
     """A body that was put and is {} again is copied with its revision, alone in its part and beside facts."""
 
@@ -70,7 +92,7 @@ def a_different_record_is_a_conflict(bench: Bench) -> None:
     async def body() -> None:
         async with bench.open() as bobs, bench.open() as anns, bench.open() as target:
             await bobs.apply("bob", [PutFact("a", "f", {"n": 1}), PutBody(None, {"n": 1})])
-            await anns.apply("ann", [PutFact("a", "f", {"n": 1})])
+            await anns.apply("ann", [PutFact("a", "f", {"n": 1}), PutFact(None, "g", {"n": 1})])
             await target.apply("ann", [PutFact("a", "f", {"n": 2}), PutBody(None, {"n": 2})])
             before = await all_reads(target, ["ann"])
             records = [*await exported(bobs), *await exported(anns)]
