@@ -104,7 +104,7 @@ async def findings(connection: Connection) -> list[Finding]:
     """Tell what an operator should know, changing nothing."""
     version = ".".join(map(str, lmdb.version()))
     full = await connection.read(lambda _: connection.environment.full())
-    found = [Finding("info", f"LMDB {version}, {full:.1%} of map_bytes used")]
+    told = f"LMDB {version}; the file has grown to {full:.1%} of map_bytes"
     if full > _NEARLY_FULL:
-        found.append(Finding("warning", f"{full:.0%} of map_bytes are used; set it higher, in all processes"))
-    return found
+        return [Finding("warning", f"{told}: set it higher, in all processes")]
+    return [Finding("info", told)]

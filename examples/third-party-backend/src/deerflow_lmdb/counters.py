@@ -24,18 +24,7 @@ from deerflow_backends.buckets import (
 )
 from deerflow_backends.clocks import MICROSECONDS, wall_clock
 from deerflow_lmdb.connection import Connection
-from deerflow_lmdb.layout import (
-    BUCKETS,
-    EXPIRIES,
-    TOKENS,
-    TOTALS,
-    ExpiryRow,
-    SumsRow,
-    TokenRow,
-    digest,
-    moment_key,
-    split_moment,
-)
+from deerflow_lmdb.layout import BUCKETS, TOKENS, TOTALS, SumsRow, TokenRow, digest, moment_key, split_moment
 from deerflow_lmdb.transactions import Table, Transaction
 
 #: How many rows of each kind one portion of a sweep removes at most, so that others can write in between.
@@ -85,14 +74,10 @@ class LmdbModelCounters:
 
     def _take_token(self, tx: Transaction, token: str, now: int) -> bool:
         """Remember a token; False if it is remembered already (C2)."""
-        key, found = token.encode(), tx.get(TOKENS, token.encode())
-        if found is not None:
-            if found.expires_at > now:
-                return False
-            tx.delete(EXPIRIES, moment_key(found.expires_at) + key)
-        expires_at = now + int(self._options.token_seconds * MICROSECONDS)
-        tx.put(TOKENS, key, TokenRow(expires_at))
-        tx.put(EXPIRIES, moment_key(expires_at) + key, ExpiryRow(token))
+        found = tx.get(TOKENS, token.encode())
+        if found is not None and found.expires_at > now:
+            return False
+        tx.put(TOKENS, token.encode(), TokenRow(now + int(self._options.token_seconds * MICROSECONDS)))
         return True
 
     async def totals(self, model_name: str) -> Counts:
@@ -164,15 +149,15 @@ class LmdbModelCounters:
     def sweep(self, tx: Transaction) -> bool:
         """Free some of what no reader can see any more; True if there is more."""
         now = wall_clock()
-        past, oldest = moment_key(now + 1), moment_key(oldest_kept(now, self._options))
-        expired = list(islice(takewhile(lambda one: one[0] < past, tx.scan(EXPIRIES)), _PORTION))
-        for key, row in expired:
-            tx.delete(EXPIRIES, key)
-            tx.delete(TOKENS, row.token.encode())
-        old = list(islice(takewhile(lambda one: one[0] < oldest, tx.scan(BUCKETS)), _PORTION))
-        for key, _ in old:
-            tx.delete(BUCKETS, key)
-        return _PORTION in {len(expired), len(old)}
+        oldest = moment_key(oldest_kept(now, self._options))
+        tokens = (key for key, row in tx.scan(TOKENS) if row.expires_at <= now)
+        buckets = (key for key, _ in takewhile(lambda one: one[0] < oldest, tx.scan(BUCKETS)))
+        more = False
+        for table, keys in ((TOKENS, list(islice(tokens, _PORTION))), (BUCKETS, list(islice(buckets, _PORTION)))):
+            for key in keys:
+                tx.delete(table, key)
+            more |= len(keys) == _PORTION
+        return more
 
 
 def _add(tx: Transaction, table: Table[SumsRow], key: bytes, model_name: str, sums: Sums) -> None:

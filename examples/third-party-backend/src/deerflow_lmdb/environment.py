@@ -3,7 +3,7 @@
 What this module knows of LMDB, and a backend over it must:
 
 * Within one process a file is opened once only, so all who want it share it (`acquire`, `release`).
-* After a fork the child must neither use nor close what its parent has opened.
+* After a fork the child must neither use nor close what its parent has opened, and cannot open it again.
 * A write transaction belongs to the thread that began it.
 * LMDB's locks are waited for without an end, even if their holder was stopped. So nobody takes one of them without
   holding `_Turn`, a lock of our own, which is tried again and again and can be given up.
@@ -207,20 +207,25 @@ def _translated(error: lmdb.Error | OSError, folder: Path, *, maybe_written: boo
 
 _shared: dict[Path, Environment] = {}
 _guard = threading.Lock()
-#: What a parent process has opened; kept, or it would be closed.
-_inherited: list[Environment] = []
+#: What the process that this one was forked from has opened; kept, since losing it would close it.
+_inherited: dict[Path, Environment] = {}
 
 
 def acquire(path: Path, namespace: str, map_bytes: int, timeout_seconds: float) -> Environment:
     """Open a namespace, or share it with those in this process who have; off the event loop.
 
     Raises:
-        ConfigError: The folder cannot be used.
+        ConfigError: The folder cannot be used, or not by this process.
         PluginError: Newer code wrote it.
         BackendUnavailable, Corrupt: It cannot be opened now, or ever.
     """
     check_folder(path, "LMDB's locks", parents=True)
     folder = Path(os.path.realpath(path)) / namespace
+    if folder in _inherited:
+        raise ConfigError(
+            f"{folder} was open in the process that this one was forked from, and LMDB cannot open it again; fork "
+            "before it is opened, or start processes by 'spawn' or 'forkserver'"
+        )
     with _guard:
         if folder not in _shared:
             try:
@@ -234,8 +239,10 @@ def acquire(path: Path, namespace: str, map_bytes: int, timeout_seconds: float) 
 
 
 def release(environment: Environment) -> None:
-    """Give back what `acquire` gave; the last one closes it; off the event loop."""
+    """Give back what `acquire` gave; the last one closes it, but not in a forked child; off the event loop."""
     with _guard:
+        if _shared.get(environment.folder) is not environment:
+            return
         environment.users -= 1
         if not environment.users:
             del _shared[environment.folder]
@@ -245,7 +252,7 @@ def release(environment: Environment) -> None:
 def _leave_to_parent() -> None:
     global _guard  # noqa: PLW0603  # somebody may have held it while the process was forked
     _guard = threading.Lock()
-    _inherited.extend(_shared.values())
+    _inherited.update(_shared)
     _shared.clear()
 
 

@@ -69,12 +69,6 @@ class TokenRow(NamedTuple):
     expires_at: int
 
 
-class ExpiryRow(NamedTuple):
-    """Which token is forgotten at the moment that the key names."""
-
-    token: str
-
-
 ABOUT: Final = Table("about", AboutRow)  # one row, without a key of its own: b"about"
 USERS: Final = Table("users", UserRow)  # by digest
 BODIES: Final = Table("bodies", BodyRow)  # by part_key
@@ -82,9 +76,8 @@ FACTS: Final = Table("facts", FactRow)  # by fact_key
 TOTALS: Final = Table("totals", SumsRow)  # by digest
 BUCKETS: Final = Table("buckets", SumsRow)  # by moment_key of the bucket, then digest
 TOKENS: Final = Table("tokens", TokenRow)  # by the token
-EXPIRIES: Final = Table("expiries", ExpiryRow)  # by moment_key, then the token
 
-TABLES: Final = (ABOUT, USERS, BODIES, FACTS, TOTALS, BUCKETS, TOKENS, EXPIRIES)
+TABLES: Final = (ABOUT, USERS, BODIES, FACTS, TOTALS, BUCKETS, TOKENS)
 
 
 def digest(identifier: str | None) -> bytes:

@@ -6,21 +6,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
-from deerflow_backends import (
-    ALL,
-    All,
-    Applied,
-    Change,
-    Fact,
-    FactMatch,
-    Memory,
-    MemoryOptions,
-    Page,
-    Reach,
-    Record,
-)
+from deerflow_backends import ALL, All, Applied, Change, Fact, FactMatch, Memory, MemoryOptions, Page, Reach, Record
 from deerflow_backends.arguments import check_identifier, check_optional_identifier
 from deerflow_backends.binding import Binding
 from deerflow_backends.changes import (
@@ -51,7 +39,9 @@ from deerflow_lmdb.layout import (
     fact_key,
     part_key,
 )
-from deerflow_lmdb.transactions import Transaction
+from deerflow_lmdb.transactions import Table, Transaction
+
+R = TypeVar("R")
 
 
 class LmdbMemoryStore:
@@ -234,16 +224,19 @@ def _clear(tx: Transaction, user_id: str | None, prefix: bytes) -> int:
 
 
 def _agents(tx: Transaction, user_id: str | None) -> list[str]:
-    """Name a user's agents in order, by one row of each: the others of its part are stepped over."""
-    user = digest(user_id)
-    names: set[str | None] = set()
-    for table in (BODIES, FACTS):
-        start = user
-        while found := next(tx.scan(table, start, prefix=user), None):
-            key, row = found
-            names.add(row.agent_name)
-            start = key[:PART_BYTES] + b"\xff"  # a byte that no id has
+    """Name a user's agents in order."""
+    names = {row.agent_name for row in _one_of_each_part(tx, BODIES, user_id)}
+    names |= {row.agent_name for row in _one_of_each_part(tx, FACTS, user_id)}
     return sorted(name for name in names if name is not None)
+
+
+def _one_of_each_part(tx: Transaction, table: Table[R], user_id: str | None) -> Iterator[R]:
+    """Read a row of each part that a user has, stepping over the others."""
+    start = user = digest(user_id)
+    while found := next(tx.scan(table, start, prefix=user), None):
+        key, row = found
+        yield row
+        start = key[:PART_BYTES] + b"\xff"  # a byte that no id has
 
 
 def _next_user(tx: Transaction, after: bytes) -> tuple[bytes, list[Part]] | None:

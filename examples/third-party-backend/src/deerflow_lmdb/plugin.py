@@ -1,5 +1,4 @@
-"""The whole offer: a capability is offered exactly if its hook is here."""
-# ruff: noqa: D103  # deerflow_backends.hookspecs documents the hooks
+"""The whole offer: a capability is offered exactly if its hook is here. `deerflow_backends.hookspecs` explains them."""
 
 from __future__ import annotations
 

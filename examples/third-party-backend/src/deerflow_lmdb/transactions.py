@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -47,7 +47,7 @@ class Transaction:
         """Write one row, new or not."""
         self._txn.put(key, _encode(row), db=self._handles[table.name])
 
-    def delete(self, table: Table[R], key: bytes) -> None:
+    def delete(self, table: Table[Any], key: bytes) -> None:
         """Remove one row, there or not."""
         self._txn.delete(key, db=self._handles[table.name])
 
@@ -60,7 +60,7 @@ class Transaction:
                         return
                     yield key, table.decode(data)
 
-    def remove(self, table: Table[R], prefix: bytes) -> int:
+    def remove(self, table: Table[Any], prefix: bytes) -> int:
         """Remove all rows whose keys begin with *prefix*, which is not empty; return how many there were."""
         count = 0
         with self._txn.cursor(self._handles[table.name]) as cursor:
