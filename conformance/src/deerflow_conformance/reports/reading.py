@@ -147,7 +147,7 @@ def parsed(text: str | bytes) -> Report:
         raise BadReport(f"it is about contract {head.contract!r}, and this kit knows {CONTRACT_VERSION}")
     model = _validated(_Report, text)
     report = _report(model)
-    if faults := [*_strange(model), *_contradictions(model, report)]:
+    if faults := list(_strange(model)) or list(_contradictions(model, report)):
         raise BadReport("\n".join(faults[:10]))
     return report
 

@@ -6,10 +6,10 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
-from deerflow_conformance.results import Failure, Result
+from deerflow_conformance.results import Result
 
 #: ``user:password@`` in front of a host.
 _USERINFO: Final = re.compile(r"(://)[^\s/@'\"]*@")
@@ -49,39 +49,38 @@ def without_secrets(text: str, secrets: Collection[str]) -> str:
 
 def scrubbed(result: Result, secrets: Collection[str]) -> Result:
     """Return *result* without *secrets* in any of its texts."""
+    return _with_texts(result, lambda text: without_secrets(text, secrets))
 
-    def clean(text: str) -> str:
-        return without_secrets(text, secrets)
 
-    def clean_or_none(text: str | None) -> str | None:
-        return None if text is None else clean(text)
+def portable(result: Result) -> Result:
+    """Return *result* fit to travel: files are named as seen from here or from where they are imported."""
+    folders = sorted({os.getcwd(), *sys.path} - {"", os.sep}, key=len, reverse=True)
+    places = [folder.rstrip(os.sep) + os.sep for folder in folders]
 
+    def placeless(text: str) -> str:
+        for place in places:
+            text = text.replace(place, "")
+        return whole(text)
+
+    return _with_texts(result, placeless)
+
+
+def whole(text: str) -> str:
+    """Return *text* with halves of characters as escapes: UTF-8 has none, and most readers of JSON refuse them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _with_texts(result: Result, change: Callable[[str], str]) -> Result:
+    """Return *result* with every text of it changed."""
     failure = result.failure
     if failure is not None:
-        failure = Failure(
-            failure.kind,
-            failure.check,
-            failure.check_sentence,
-            clean(failure.message),
-            clean_or_none(failure.program),
-            clean(failure.trace),
-            clean_or_none(failure.history),
-            failure.cause,
-            clean(failure.snippet),
-        )
-    return dataclasses.replace(result, reason=clean(result.reason), failure=failure)
-
-
-def placeless(result: Result) -> Result:
-    """Return *result* with files named as seen from where they are imported or from here: a report travels."""
-    if result.failure is None:
-        return result
-    failure = result.failure
-    for folder in sorted({os.getcwd(), *sys.path} - {"", "/"}, key=len, reverse=True):
-        place = folder.rstrip(os.sep) + os.sep
-        trace, snippet = failure.trace.replace(place, ""), failure.snippet.replace(place, "")
-        failure = dataclasses.replace(failure, trace=trace, snippet=snippet)
-    return dataclasses.replace(result, failure=failure)
+        texts: dict[str, Any] = {
+            field.name: change(text)
+            for field in dataclasses.fields(failure)
+            if field.name != "kind" and (text := getattr(failure, field.name)) is not None
+        }
+        failure = dataclasses.replace(failure, **texts)
+    return dataclasses.replace(result, reason=change(result.reason), failure=failure)
 
 
 def visible(text: str) -> str:

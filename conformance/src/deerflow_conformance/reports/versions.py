@@ -10,7 +10,7 @@ from typing import Final
 
 from deerflow_conformance.promises import Level
 from deerflow_conformance.reports.model import Distribution, Part, Report, Source, counted
-from deerflow_conformance.reports.texts import placeless
+from deerflow_conformance.reports.texts import portable, whole
 from deerflow_conformance.results import Result, Verdict
 
 #: The entry-point group of plugins.
@@ -28,9 +28,9 @@ def part_of(backend: str, source: Source, verdict: Verdict, *, server: str | Non
         server: What it ran on, in the author's words.
     """
     results: tuple[Result, ...]
-    results, preview = counted(map(placeless, verdict.results))
+    results, preview = counted(map(portable, verdict.results))
     judged = Verdict(verdict.capability, verdict.level, results, verdict.reach)
-    return Part(backend, source, distribution_of(backend), server, judged, preview)
+    return Part(backend, source, distribution_of(backend), None if server is None else whole(server), judged, preview)
 
 
 def report_of(parts: Sequence[Part], *, seed: int, budget: float, asked: Level | None) -> Report:
