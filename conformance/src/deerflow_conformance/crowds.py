@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamBridge, StreamItem
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import expect, unkept
+from deerflow_conformance.checks import unkept
 from deerflow_conformance.subscribers import data_of
 
 #: Longer than any check: heartbeats would be work that a check did not mean.
@@ -59,7 +60,11 @@ class Crowd:
 
     async def ended(self) -> None:
         """Return once each has come to an end of its own."""
-        await self._bench.soon(asyncio.wait(self.tasks), CROWD_SECONDS)
+        _, waiting = await asyncio.wait(self.tasks, timeout=CROWD_SECONDS)
+        if waiting:
+            number = next(number for number, task in enumerate(self.tasks) if task in waiting)
+            still = f"{len(waiting)} still wait; one, in {self.runs[number]!r}, after {self.seen[number][-1:]}"
+            unkept(f"END for each of {len(self.tasks):,} subscribers within {CROWD_SECONDS:g} s", still)
         for task in self.tasks:
             task.result()
 
@@ -67,18 +72,31 @@ class Crowd:
         """Expect each to have got exactly these data in the order of its run, the same for all of a run, and then END.
 
         Args:
-            data: Of each run, sorted: who published together is in any order.
+            data: Of each run, in any order: who publishes together has none.
         """
         orders: dict[str, list[Any]] = {}
         for run, seen in zip(self.runs, self.seen, strict=True):
-            expect(seen and seen[-1] is END_SENTINEL, "END for each subscriber, last", seen)
+            if not seen or seen[-1] is not END_SENTINEL:
+                last = f"{len(seen):,} items, the last of them {seen[-1:]}"
+                unkept(f"END for each subscriber of {run!r}, last", last)
             got = data_of(seen[:-1])
             first = orders.setdefault(run, got)
             if got != first:
-                unkept(f"one order for all subscribers of {run!r}, {first}", got)
+                unkept(f"the same for all subscribers of {run!r}, in one order", differences(first, got))
         for run, order in orders.items():
-            if sorted(order) != list(data):
-                unkept(f"each event of {run!r} once, {list(data)}", order)
+            if Counter(order) != Counter(data):
+                unkept(f"each of {len(data):,} events of {run!r} once", differences(data, order))
+
+
+def differences(wanted: Sequence[Any], got: Sequence[Any]) -> str:
+    """Say in what *got* differs from *wanted*, by examples, since both may be long."""
+    lost, added = Counter(wanted) - Counter(got), Counter(got) - Counter(wanted)
+    found = (("lost", lost), ("too many", added))
+    told = [f"{some.total():,} {what}, such as {next(iter(some))!r}" for what, some in found if some]
+    if not told:
+        place = next(place for place, (one, other) in enumerate(zip(wanted, got, strict=True)) if one != other)
+        told = [f"another order: {got[place]!r} in place of {wanted[place]!r} after {place:,} others"]
+    return " and ".join(told)
 
 
 @asynccontextmanager

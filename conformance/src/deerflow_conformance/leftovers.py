@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -82,13 +83,12 @@ def what_expired_is_freed(bench: Bench) -> None:
 
 async def until_freed(bench: Bench, space: Space, before: int) -> None:
     """Expect no more to be stored than *before*, once there was time to sweep."""
-
-    async def freeing() -> None:
-        while await stored(bench, space) > before:
-            await bench.sleep(1.0 if bench.virtual else 0.2)
-
+    loop = asyncio.get_running_loop()
     # Within 2 minutes: in virtual time exactly; else those who give owned= open with a small sweep_seconds.
-    await bench.soon(freeing(), 125 if bench.virtual else 50)
+    end = loop.time() + (seconds := 125 if bench.virtual else 50)
+    while (now := await stored(bench, space)) > before:
+        expect(loop.time() < end, f"no more than {before:,} things stored after {seconds} s", f"{now:,}")
+        await bench.sleep(1.0 if bench.virtual else 0.2)
 
 
 async def stored(bench: Bench, space: Space) -> int:
