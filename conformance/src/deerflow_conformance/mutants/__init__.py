@@ -128,10 +128,13 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
     return register
 
 
-def methods(owner: type, **changed: Any) -> Patched:
+@contextmanager
+def methods(owner: type, **changed: Any) -> Iterator[None]:
     """Give a class other methods, while entered."""
-    patched: Patched = mock.patch.multiple(owner, **changed)
-    return patched
+    with ExitStack() as patches:  # and not `mock.patch.multiple`, which takes a method `create` for its own argument
+        for name, method in changed.items():
+            patches.enter_context(mock.patch.object(owner, name, method))
+        yield
 
 
 @contextmanager
