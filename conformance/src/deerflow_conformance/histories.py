@@ -131,7 +131,7 @@ class Subscription:
         for row in _rows([item for _, item in self.items]):
             first, last = _shown_item(row[0]), _shown_item(row[-1])
             shown.append(first if len(row) == 1 else f"{first} .. {last}")
-        if self.end in {"open", "raised"}:
+        if self.end == "raised" or math.isinf(self.ended):
             shown.append(f"({self.end})")
         return ", ".join(shown) or "nothing"
 

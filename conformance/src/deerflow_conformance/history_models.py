@@ -43,8 +43,9 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _unknown(call: Call) -> ValueError:
-    return ValueError(f"this model does not know {call.name}(): call it on an object that is not recorded")
+def _expect_known(call: Call, *names: str) -> None:
+    if call.name not in names:
+        raise ValueError(f"this model does not know {call.name}(): call it on an object that is not recorded")
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -86,6 +87,7 @@ class MemoryModel:
 
     def objects(self, call: Call) -> frozenset[Hashable]:
         """Name the user."""
+        _expect_known(call, "load", "get_fact", "apply", "clear")
         return frozenset([call.arguments["user_id"]])
 
     def kind(self, call: Call) -> Hashable:
@@ -126,12 +128,10 @@ class MemoryModel:
                 changes, expected = arguments["changes"], arguments.get("expected_revision")
                 refused = _conflict(state, stored, changes, expected)
                 return (state, refused) if refused else _applied(state, stored, changes)
-            case "clear":
-                cleared = arguments.get("agent_name", ALL)
-                kept = frozenset(one for one in state.stored if cleared is not ALL and one[0][0] != cleared)
-                revision = state.revision + (kept != state.stored)
-                return Remembered(revision, kept), revision
-        raise _unknown(call)
+        cleared = arguments.get("agent_name", ALL)
+        kept = frozenset(one for one in state.stored if cleared is not ALL and one[0][0] != cleared)
+        revision = state.revision + (kept != state.stored)
+        return Remembered(revision, kept), revision
 
     def passed(self, state: Remembered, call: Call) -> bool:
         """Whether the memory is past the revision that the call saw: revisions never go back."""
@@ -212,12 +212,13 @@ class StoredThread(NamedTuple):
 
 
 class ThreadModel:
-    """`create`, `get`, `update` and `delete`; each id is an object of its own."""
+    """`create`, `get`, `update`, `move` and `delete`; each id is an object of its own."""
 
     initial: StoredThread | None = None
 
     def objects(self, call: Call) -> frozenset[Hashable]:
         """Name the thread."""
+        _expect_known(call, "create", "get", "update", "delete")
         given = call.arguments
         return frozenset([given["thread"].thread_id if call.name == "create" else given["thread_id"]])
 
@@ -229,7 +230,7 @@ class ThreadModel:
         """Whether it reads, was refused, or says that there was no such thread."""
         if call.name == "get" or call.outcome is Outcome.REFUSED:
             return True
-        return call.name in {"update", "delete"} and call.outcome is Outcome.RETURNED and not call.value
+        return call.name in {"update", "move", "delete"} and call.outcome is Outcome.RETURNED and not call.value
 
     def answer(self, call: Call) -> Hashable:
         """Return what a call gave."""
@@ -249,14 +250,15 @@ class ThreadModel:
                 return state, seen
             case "delete":
                 return (None, True) if seen else (state, False)
-            case "update":
-                if seen is None:
-                    return state, None
-                if given.get("expected_status", ANY) not in {ANY, seen.status}:
-                    return state, Refused("Conflict")
-                changed = _updated(seen, given)
-                return changed, changed
-        raise _unknown(call)
+            case "move":
+                moved = seen and seen._replace(user_id=given["to_user_id"])
+                return moved or state, moved
+        if seen is None:
+            return state, None
+        if given.get("expected_status", ANY) not in {ANY, seen.status}:
+            return state, Refused("Conflict")
+        changed = _updated(seen, given)
+        return changed, changed
 
     def passed(self, state: StoredThread | None, call: Call) -> bool:
         """Return False: what a thread was once it may be again."""
@@ -318,6 +320,7 @@ class CounterModel:
 
     def objects(self, call: Call) -> frozenset[Hashable] | None:
         """Name the models and the token; `all_totals` reads everything."""
+        _expect_known(call, "record", "record_many", "totals", "all_totals", "reset")
         if call.name == "all_totals":
             return None
         if call.name in {"totals", "reset"}:
@@ -370,7 +373,7 @@ class CounterModel:
         """Whether more calls, successes or failures were counted than the call saw, and no reset can undo that."""
         if self._resets or not self.observes(call):
             return False
-        seen = call.value if call.name == "all_totals" else {call.arguments["model_name"]: call.value}
+        seen = dict(call.value) if call.name == "all_totals" else {call.arguments["model_name"]: call.value}
         return any(
             counted > getattr(seen.get(model_name, _NONE), name)
             for model_name, figures in state.sums
@@ -388,6 +391,4 @@ def _recordings(call: Call) -> list[tuple[str, tuple[int, ...]]]:
     given = call.arguments
     if call.name == "record_many":
         return [(one.model_name, tuple(getattr(one, name) for name in _FIGURES)) for one in given["counts"]]
-    if call.name == "record":
-        return [(given["model_name"], tuple(given.get(name, 0) for name in _FIGURES))]
-    raise _unknown(call)
+    return [(given["model_name"], tuple(given.get(name, 0) for name in _FIGURES))]
