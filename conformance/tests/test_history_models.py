@@ -71,6 +71,12 @@ _threads: st.SearchStrategy[Operation] = st.one_of(
     st.builds(lambda name, user: ("get", {"thread_id": name, "user_id": user}), st.sampled_from("st"), _scopes),
     st.builds(lambda name, user: ("delete", {"thread_id": name, "user_id": user}), st.sampled_from("st"), _scopes),
     st.builds(
+        lambda name, user, to: ("move", {"thread_id": name, "user_id": user, "to_user_id": to}),
+        st.sampled_from("st"),
+        _scopes,
+        st.sampled_from(["u", "v", None]),
+    ),
+    st.builds(
         lambda name, user, given: ("update", {"thread_id": name, "user_id": user, **given}),
         st.sampled_from("st"),
         _scopes,
@@ -408,7 +414,7 @@ def test_a_reset_that_resets_nothing_is_refused() -> None:
     [
         ("memory", lambda client: client.erase("u")),
         ("memory", lambda client: client.agents("u")),
-        ("thread_index", lambda client: client.move("t", user_id="u", to_user_id="v")),
+        ("thread_index", lambda client: client.list("u")),
         ("thread_index", lambda client: client.can_access("t", "u")),
         ("counters", lambda client: client.window("a", seconds=60)),
     ],

@@ -218,7 +218,7 @@ class ThreadModel:
 
     def objects(self, call: Call) -> frozenset[Hashable]:
         """Name the thread."""
-        _expect_known(call, "create", "get", "update", "delete")
+        _expect_known(call, "create", "get", "update", "move", "delete")
         given = call.arguments
         return frozenset([given["thread"].thread_id if call.name == "create" else given["thread_id"]])
 
