@@ -19,7 +19,6 @@ from deerflow_backends import (
     ANY_USER,
     BackendsError,
     Conflict,
-    Counts,
     DeleteFact,
     InvalidArgument,
     NewThread,
