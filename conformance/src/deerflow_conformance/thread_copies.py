@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deerflow_backends.errors import Conflict, InvalidArgument
-from deerflow_backends.threads import ANY_USER, NewThread
+from deerflow_backends.threads import ANY_USER, PINNED_KEY, NewThread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check
 from deerflow_conformance.expectations import expect_same, exported, refused
@@ -38,6 +38,28 @@ def a_copy_reads_the_same(bench: Bench) -> None:
                 expect_touched(thread, thread, touched, touch=True)
 
     bench.explore(thread_programs(), body)
+
+
+@check("T11")
+def every_thread_is_copied(bench: Bench) -> None:
+    """A copy has every field of every thread: those without owner, empty names, times of creation and of the touch."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as target:
+            for number, user_id in enumerate((None, "ann", "Ann")):
+                name = ("", None, "Ü\x00")[number]
+                await source.create(
+                    NewThread(f"t{number}", user_id, "agent", name, "running", {PINNED_KEY: True, "": None})
+                )
+                await source.create(NewThread(f"plain {number}", user_id))
+            await bench.sleep(0.01)
+            await source.update("t1", user_id="ann", metadata={"k": -0.0})
+            await target.restore(await exported(source))
+            wanted = await listed(source, ANY_USER)
+            expect_same("all threads", wanted, await listed(target, ANY_USER))
+            expect_same("ann's", [one for one in wanted if one.user_id == "ann"], await listed(target, "ann"))
+
+    bench.run(body)
 
 
 @check("T11")

@@ -219,9 +219,9 @@ def a_taken_id_is_a_conflict(bench: Bench) -> None:
                         expect_same("the list of Ann", [], await listed(index, "Ann"))
             expect_same("the count", 2, await index.count(ANY_USER))
             for thread_id in ("OF ann", "of ann ", "of ann\x00", "of  ann"):
-                await index.create(NewThread(thread_id, "Ann"))
+                await accepted(index.create(NewThread(thread_id, "Ann")), f"creating {thread_id!r} beside 'of ann'")
             await index.delete("of ann", user_id="ann")
-            again = await index.create(NewThread("of ann", "Ann"))
+            again = await accepted(index.create(NewThread("of ann", "Ann")), "creating what was deleted")
             expect_same("a freed id, created again", ("Ann", "idle", {}), (again.user_id, again.status, again.metadata))
 
     bench.run(body)
@@ -266,7 +266,12 @@ def none_is_a_value_and_values_are_whole(bench: Bench) -> None:
             steps: list[tuple[dict[str, Any], dict[str, Any]]] = [
                 ({"metadata": {"a": {"y": 2}}}, {"a": {"y": 2}, "b": 1, "c.d": 2, "": 3}),
                 ({"metadata": {"b": None, "c": {"d": 9}}}, {"a": {"y": 2}, "b": None, "c.d": 2, "": 3, "c": {"d": 9}}),
-                ({"metadata": {"b": True}, "remove": ["", "c", "absent"]}, {"a": {"y": 2}, "b": True, "c.d": 2}),
+                (
+                    {"metadata": {"c.d": 4, "a.y": 5}},
+                    {"a": {"y": 2}, "b": None, "c.d": 4, "": 3, "c": {"d": 9}, "a.y": 5},
+                ),
+                ({"remove": ["a.y"]}, {"a": {"y": 2}, "b": None, "c.d": 4, "": 3, "c": {"d": 9}}),
+                ({"metadata": {"b": True}, "remove": ["", "c", "absent"]}, {"a": {"y": 2}, "b": True, "c.d": 4}),
                 ({"remove": iter(["c.d", "b"])}, {"a": {"y": 2}}),
                 ({"metadata": {"a": 1.0}, "touch": False}, {"a": 1.0}),
                 ({"metadata": {}}, {"a": 1.0}),
@@ -327,6 +332,7 @@ def many_touches_at_once_all_grow(bench: Bench) -> None:
         async with bench.open(space) as first, bench.open(space) as second, bench.replica(space) as third:
             created = await first.create(NewThread("t", "ann"))
             times = [created.updated_at]
+            await bench.sleep(0.01)
             for index in [first, second, third] * 4:
                 touched = await index.update("t", user_id="ann")
                 kept = await index.update("t", user_id="ann", status="running", metadata={"k": len(times)}, touch=False)
@@ -433,7 +439,7 @@ def rival_puts_leave_one_whole_value(bench: Bench) -> None:
             winner = next(n for n, result in enumerate(results) if result is None)
             expect_same("the winner's value", {"by": winner}, await namespace(second, f"user{winner}").get("k"))
             own = [namespace(index, "ann").put("own", {f"only {n}": n}) for n, index in enumerate(indexes)]
-            await asyncio.gather(*own)
+            await asyncio.gather(*(accepted(put, "a put beside others of the same user") for put in own))
             value = await namespace(first, "ann").get("own")
             expect(value is not None and len(value) == 1, "the value of one put, whole", value)
 

@@ -128,6 +128,7 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
     return register
 
 
+<<<<<<< Updated upstream
 @contextmanager
 def methods(owner: type, **changed: Any) -> Iterator[None]:
     """Give a class other methods, while entered."""
@@ -137,6 +138,8 @@ def methods(owner: type, **changed: Any) -> Iterator[None]:
         yield
 
 
+=======
+>>>>>>> Stashed changes
 @contextmanager
 def together(*patches: Patched) -> Iterator[None]:
     """Enter several patches, which are one fault."""
@@ -144,6 +147,11 @@ def together(*patches: Patched) -> Iterator[None]:
         for patch in patches:
             stack.enter_context(patch)
         yield
+
+
+def methods(owner: type, **changed: Any) -> Patched:
+    """Give a class other methods, while entered."""
+    return together(*(mock.patch.object(owner, name, method) for name, method in changed.items()))
 
 
 def all_mutants() -> list[Mutant]:
