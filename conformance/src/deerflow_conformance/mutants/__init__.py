@@ -128,18 +128,6 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
     return register
 
 
-<<<<<<< Updated upstream
-@contextmanager
-def methods(owner: type, **changed: Any) -> Iterator[None]:
-    """Give a class other methods, while entered."""
-    with ExitStack() as patches:  # and not `mock.patch.multiple`, which takes a method `create` for its own argument
-        for name, method in changed.items():
-            patches.enter_context(mock.patch.object(owner, name, method))
-        yield
-
-
-=======
->>>>>>> Stashed changes
 @contextmanager
 def together(*patches: Patched) -> Iterator[None]:
     """Enter several patches, which are one fault."""
@@ -151,6 +139,7 @@ def together(*patches: Patched) -> Iterator[None]:
 
 def methods(owner: type, **changed: Any) -> Patched:
     """Give a class other methods, while entered."""
+    # Not `mock.patch.multiple`, which takes a method `create` for an argument of its own.
     return together(*(mock.patch.object(owner, name, method) for name, method in changed.items()))
 
 
