@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("**/*.py"))
+#: Programs; a folder there is a repository of somebody's own, and has a session of its own.
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
