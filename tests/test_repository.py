@@ -70,7 +70,7 @@ def pins(name: str = "constraints.txt") -> list[Requirement]:
 
 def test_no_file_tells_of_a_machine_or_an_index() -> None:
     """No file names a folder of somebody's machine or where packages are downloaded from."""
-    files = tracked()
+    files = [path for path in tracked() if path.suffix != ".png"]  # pictures, which hold no text
     assert ROOT / "noxfile.py" in files
     assert [line for path in files for line in telling(path, read(path))] == []
 
