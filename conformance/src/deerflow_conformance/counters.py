@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable
 from typing import Any
 
@@ -12,7 +13,7 @@ from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, expect, unkept
 from deerflow_conformance.counter_programs import MODELS, WindowProgram, counter_programs, window_programs
 from deerflow_conformance.counter_steps import DAY, FIGURES, FIRST, SECOND, expect_counts, play
-from deerflow_conformance.expectations import expect_same, refused, repeated_while
+from deerflow_conformance.expectations import expect_same, refused, repeated_while, until
 from deerflow_conformance.programs import IDENTIFIERS
 
 # ---------------------------------------------------------------------- C1
@@ -297,6 +298,31 @@ def windows_have_bounds(bench: Bench) -> None:
     bench.run(body)
 
 
+@check("C4", waits=True)
+def old_buckets_are_removed(bench: Bench) -> None:
+    """Buckets that no window reaches any more are removed from what is stored, while totals keep what was in them."""
+
+    async def body() -> None:
+        space = bench.space(bucket_seconds=1, keep_buckets=2)
+        async with bench.open(space) as counters:
+            await counters.record("gpt", calls=1)
+            once = await bench.owned(space)
+            if once is None:
+                bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
+            for _ in range(8):
+                await bench.sleep(1.1)
+                await counters.record("gpt", calls=1)
+
+            async def removed() -> bool:
+                # Beside the current bucket those that are kept, and one that is about to go.
+                return bool(await bench.owned(space) <= once + 3)
+
+            await until(bench, removed, 125 if bench.virtual else 50)
+            expect_same("the total", 9, (await counters.totals("gpt")).calls)
+
+    bench.run(body)
+
+
 # ---------------------------------------------------------------------- C6, C7
 
 
@@ -339,25 +365,28 @@ def resets_among_recordings_stay_whole(bench: Bench) -> None:
         space = bench.space()
         async with bench.open(space) as reader, bench.open(space) as second, bench.replica(space) as third:
 
-            async def write() -> None:
+            async def write(pauses: int) -> None:
                 for _ in range(20):
                     await second.record("gpt", calls=1, successes=1)
-                    await asyncio.sleep(0)
+                    for _ in range(pauses):
+                        await asyncio.sleep(0)
 
-            async def reset() -> None:
+            async def reset(pauses: int) -> None:
                 for _ in range(10):
                     await third.reset("gpt")
-                    await asyncio.sleep(0)
+                    for _ in range(pauses):
+                        await asyncio.sleep(0)
 
             async def read() -> None:
                 for counts in (await reader.totals("gpt"), await reader.window("gpt", seconds=DAY)):
                     expect(counts.calls == counts.successes <= 20, "calls equal to successes", counts)
 
-            await repeated_while(asyncio.gather(write(), reset()), read)
-            totals, window = await reader.totals("gpt"), await reader.window("gpt", seconds=DAY)
-            expect_same("the window, all of it recent, as the totals", totals, window)
-            await third.reset("gpt")
-            await expect_counts(reader, {}, ["gpt"])
+            for pauses in itertools.product((1, 2), (1, 2)):
+                await repeated_while(asyncio.gather(write(pauses[0]), reset(pauses[1])), read)
+                totals, window = await reader.totals("gpt"), await reader.window("gpt", seconds=DAY)
+                expect_same("the window, all of it recent, as the totals", totals, window)
+                await third.reset("gpt")
+                await expect_counts(reader, {}, ["gpt"])
 
     bench.run(body)
 
