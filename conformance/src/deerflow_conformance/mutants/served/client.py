@@ -216,12 +216,15 @@ class Link:
             async with asyncio.timeout(self._silence_seconds):
                 welcome: Welcome = await receive(reader)
             ahead = welcome.now - loop.time() * MICROSECONDS
-            yield Wire(reader, transport, ahead, self.changed)
+            yield Wire(reader, transport, ahead, self._tell)
         finally:
             transport.abort()
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             with suppress(OSError):
                 await writer.wait_closed()
+
+    def _tell(self, run_id: str) -> None:
+        self.changed(run_id)
 
     async def close(self) -> None:
         """Disconnect. Whoever waits gets `Closed`, or `BackendUnavailable` for a write that was sent."""
