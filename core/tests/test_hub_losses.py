@@ -204,6 +204,29 @@ def test_every_watched_run_is_looked_at_in_a_round() -> None:
     in_hub(body)
 
 
+@pytest.mark.usefixtures("quick_rounds")
+def test_a_round_does_not_get_longer_as_runs_go() -> None:
+    """Though each run that was looked at goes away, the last of many has its turn within a round (S14)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        subscriptions = {
+            f"run {number}": hub.subscribe(f"run {number}", last_event_id=None, heartbeat_interval=5)
+            for number in range(200)
+        }
+        waiting = [asyncio.ensure_future(anext(one)) for one in subscriptions.values()]
+        steps = 0
+        while subscriptions:
+            await asyncio.sleep(0.001)
+            for run_ids in store.looks[steps:]:
+                for run_id in run_ids:
+                    await subscriptions.pop(run_id).aclose()
+            steps = len(store.looks)
+        assert steps <= 10
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    in_hub(body)
+
+
 def test_who_forgets_runs_is_told() -> None:
     """A backend hears once of each run whose last subscriber has left."""
     forgotten: list[str] = []

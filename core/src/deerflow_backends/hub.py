@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -78,6 +76,8 @@ class Hub:
         self._clock_check: asyncio.TimerHandle | None = None
         self._look, self._forget = look, forget
         self._looking: asyncio.Task[None] | None = None
+        self._turns = round(_ROUND_SECONDS / _STEP_SECONDS)
+        self._next_watch = 0
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -133,7 +133,8 @@ class Hub:
         """Note that *subscription* wants to know of changes in a run."""
         watch = self._watches.get(run_id)
         if watch is None:
-            watch = self._watches[run_id] = Watch(self, run_id)
+            watch = self._watches[run_id] = Watch(self, run_id, self._next_watch % self._turns)
+            self._next_watch += 1
             watch.wake()
             self._check_clock(None)
             if self._look is not None and self._looking is None:
@@ -180,14 +181,10 @@ class Hub:
 
     async def _look_around(self, look: LookAtHeads) -> None:
         """While runs are watched, look at a few of them every now and then (S14); the tasks of replicas drift apart."""
-        queue: deque[str] = deque()
+        turn = 0
         while self._watches:
             await asyncio.sleep(_STEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # jitter is no secret
-            if not queue:
-                queue.extend(self._watches)
-            share = math.ceil(max(len(queue), len(self._watches)) * _STEP_SECONDS / _ROUND_SECONDS)
-            run_ids = [queue.popleft() for _ in range(min(share, len(queue)))]
-            watches = [watch for run_id in run_ids if (watch := self._watches.get(run_id)) is not None]
+            turn, watches = self._next_turn(turn)
             before = [watch.version for watch in watches]
             try:
                 heads = await look([watch.run_id for watch in watches]) if watches else ()
@@ -197,6 +194,17 @@ class Hub:
                 if watch.version == version and watch.differs(head):
                     watch.wake()
         self._looking = None
+
+    def _next_turn(self, last: int) -> tuple[int, list[Watch]]:
+        """Return the turn after *last* that any watched run has, and whose it is.
+
+        Each run has its place in a round, so however many of the others go away, it waits no longer than that.
+        """
+        for turn in (*range(last + 1, self._turns), *range(last + 1)):
+            watches = [watch for watch in self._watches.values() if watch.turn == turn]
+            if watches:
+                return turn, watches
+        return last, []
 
     def _check_clock(self, before: float | None) -> None:
         """While runs are watched, see every few seconds whether the store's clock kept pace with our timers (S14)."""

@@ -17,10 +17,13 @@ _LATE_SECONDS: Final = 0.001
 
 
 class Watch:
-    """One watched run: the newest head known, and the ring of its newest events, contiguous up to the seq `last`."""
+    """One watched run: the newest head known, and the ring of its newest events, contiguous up to the seq `last`.
 
-    def __init__(self, hub: Hub, run_id: str) -> None:
-        self.run_id = run_id
+    `turn` is its place in the rounds in which the hub looks at watched runs.
+    """
+
+    def __init__(self, hub: Hub, run_id: str, turn: int) -> None:
+        self.run_id, self.turn = run_id, turn
         self.subscriptions: set[weakref.ref[Subscription]] = (
             set()
         )  # iterated for each event: a WeakSet takes thrice as long
