@@ -27,9 +27,9 @@ _MODULES: Final = {
         "outages",
         "stream_load",
     ),
-    "M": ("memories", "memory_reads", "memory_copies", "memory_load"),
-    "T": ("threads", "thread_pages", "thread_copies", "thread_load"),
-    "C": ("counters", "counter_buffers", "counter_load"),
+    "M": ("memories", "memory_reads", "memory_copies", "memory_rivals", "memory_load"),
+    "T": ("threads", "thread_pages", "thread_copies", "thread_rivals", "thread_load"),
+    "C": ("counters", "counter_buffers", "counter_rivals", "counter_load"),
 }
 _registry: dict[str, list[Check]] = {}
 

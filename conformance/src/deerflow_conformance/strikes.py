@@ -1,0 +1,141 @@
+"""What strikes rivals from outside: their processes are killed and stopped, their network disturbed, the server killed.
+
+Each strikes in the middle of a call. What nobody then knows of it, the history takes as a maybe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from deerflow_backends.errors import BackendUnavailable
+from deerflow_conformance.bench import Bench
+from deerflow_conformance.digits import Digits
+from deerflow_conformance.histories import History
+from deerflow_conformance.networks import Network
+from deerflow_conformance.replicas import ReplicaDied
+from deerflow_conformance.rivalries import CLIENTS, RIVALS, Rivalry, Strike, Turn, play, read_and_judge
+
+#: How many turns a program has that something strikes.
+_TURNS: Final = 40
+#: Of the number that a turn is made of.
+_NUMBER_BYTES: Final = 12
+#: How often processes are killed anew, with a budget of 1, and how often the network is disturbed.
+_KILLS: Final = 2
+_DISTURBANCES: Final = 1
+#: How long a stopped process or a held network stands still.
+_STILL_SECONDS: Final = 0.2
+#: How long calls wait on a network that is disturbed.
+_TIMEOUT_SECONDS: Final = 1.5
+#: How long after a call began it is struck: about as long as calls take.
+_MOMENTS: Final = (0.0, 0.0, 0.0005, 0.001, 0.002, 0.005)
+
+
+#: What is no failure while processes, networks and servers fail.
+_BORNE: Final = (BackendUnavailable, ReplicaDied)
+
+
+def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
+    """Kill one rival's process in the middle of a call, and stop the other's for a while."""
+    strikes = {"SIGSTOP": partial(_stop, bench), "SIGKILL": partial(_kill, bench)}
+
+    async def body(program: list[Turn]) -> None:
+        space, history = bench.space(), History(bench.capability)
+        await play(bench, rivalry, program, space, history, strikes=strikes, borne=_BORNE)
+        await read_and_judge(bench, rivalry, space, history)
+
+    for _ in range(max(1, bench.volume(_KILLS))):
+        program = _struck(bench, rivalry, {"SIGSTOP": RIVALS[:1], "SIGKILL": RIVALS[1:]})
+        bench.run(partial(body, program))
+
+
+def disturb_network(bench: Bench, rivalry: Rivalry) -> None:
+    """Disturb the network between all rivals and their server in every way, each in the middle of a call."""
+
+    async def body(program: list[Turn]) -> None:
+        space, history = bench.space(timeout_seconds=_TIMEOUT_SECONDS), History(bench.capability)
+        async with bench.network(space) as network:
+            strikes = {name: partial(strike, network) for name, strike in _NETWORK_STRIKES.items()}
+            await play(
+                bench, rivalry, program, network.space, history, strikes=strikes, borne=_BORNE, then=network.mend
+            )
+        await read_and_judge(bench, rivalry, space, history)
+
+    for _ in range(max(1, bench.volume(_DISTURBANCES))):
+        program = _struck(bench, rivalry, dict.fromkeys(_NETWORK_STRIKES, range(len(CLIENTS))))
+        bench.run(partial(body, program))
+
+
+def restart_server(bench: Bench, rivalry: Rivalry) -> None:
+    """Stop the server in the middle of a call, and start it again; where what it acknowledged outlives that."""
+    if not bench.durable:
+        bench.not_applicable("the function was not given durable=True, so no server was killed")
+
+    async def restart(_opened: Any, _call: asyncio.Task[object]) -> None:
+        await bench.restart()
+
+    async def body(program: list[Turn]) -> None:
+        space, history = bench.space(), History(bench.capability)
+        await play(bench, rivalry, program, space, history, strikes={"restart": restart}, borne=_BORNE)
+        await read_and_judge(bench, rivalry, space, history)
+
+    bench.run(partial(body, _struck(bench, rivalry, {"restart": range(len(CLIENTS))})))
+
+
+def _struck(bench: Bench, rivalry: Rivalry, strikes: Mapping[str, Sequence[int]]) -> list[Turn]:
+    """Draw a program in which each of *strikes* happens once, to one of its clients; not before some calls are made."""
+    draw = bench.random
+    turns = [rivalry.turn(Digits(draw.randbytes(_NUMBER_BYTES)), place) for place in range(_TURNS)]
+    places = draw.sample(range(_TURNS // 4, _TURNS), len(strikes))
+    for (what, clients), place in zip(strikes.items(), places, strict=True):
+        strike = Strike(what, draw.randrange(4), draw.choice(_MOMENTS))
+        turns[place] = dataclasses.replace(turns[place], client=draw.choice(clients), strike=strike)
+    return turns
+
+
+async def _kill(bench: Bench, opened: Any, _call: asyncio.Task[object]) -> None:
+    bench.process_of(opened).kill()
+
+
+async def _stop(bench: Bench, opened: Any, _call: asyncio.Task[object]) -> None:
+    process = bench.process_of(opened)
+    process.stop()
+    await asyncio.sleep(_STILL_SECONDS)
+    process.resume()
+
+
+async def _cut(network: Network, _opened: Any, _call: asyncio.Task[object]) -> None:
+    network.cut()
+
+
+async def _hold(network: Network, _opened: Any, _call: asyncio.Task[object]) -> None:
+    network.hold()
+    await asyncio.sleep(_STILL_SECONDS)
+    network.release()
+
+
+async def _half_open(network: Network, _opened: Any, call: asyncio.Task[object]) -> None:
+    network.half_open()
+    await asyncio.wait([call], timeout=2 * _TIMEOUT_SECONDS)
+    network.cut()
+    network.release()
+
+
+async def _lose_request(network: Network, _opened: Any, _call: asyncio.Task[object]) -> None:
+    network.lose_request()
+
+
+async def _lose_reply(network: Network, _opened: Any, _call: asyncio.Task[object]) -> None:
+    network.lose_reply()
+
+
+_NETWORK_STRIKES: Final = {
+    "cut": _cut,
+    "held": _hold,
+    "half-open": _half_open,
+    "request lost": _lose_request,
+    "reply lost": _lose_reply,
+}
