@@ -24,6 +24,7 @@ _MODULES: Final = {
         "stream_subscribers",
         "stream_retention",
         "stream_cleanups",
+        "stream_rivals",
         "outages",
         "stream_load",
     ),

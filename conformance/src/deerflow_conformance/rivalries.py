@@ -171,7 +171,7 @@ async def play(
                 if turn.client == number:
                     await _turns(turn.pause)
                     try:
-                        await _taken(bench, rivalry.take(recorded, turn.ask), turn.strike, opened, striking)
+                        await struck(bench, rivalry.take(recorded, turn.ask), turn.strike, opened, striking)
                     except outcomes as error:
                         if isinstance(error, ReplicaDied):
                             return
@@ -206,7 +206,7 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def _taken(
+async def struck(
     bench: Bench,
     call: Awaitable[object],
     strike: Strike | None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from deerflow_conformance.digits import Digits
 from deerflow_conformance.histories import History
 from deerflow_conformance.networks import Network
 from deerflow_conformance.replicas import ReplicaDied
-from deerflow_conformance.rivalries import CLIENTS, RIVALS, Rivalry, Strike, Turn, play, read_and_judge
+from deerflow_conformance.rivalries import CLIENTS, RIVALS, Rivalry, Strike, Striking, Turn, play, read_and_judge
 
 #: How many turns a program has that something strikes.
 _TURNS: Final = 40
@@ -29,18 +29,25 @@ _DISTURBANCES: Final = 1
 #: How long a stopped process or a held network stands still.
 _STILL_SECONDS: Final = 0.2
 #: How long calls wait on a network that is disturbed.
-_TIMEOUT_SECONDS: Final = 1.5
+TIMEOUT_SECONDS: Final = 1.5
 #: How long after a call began it is struck: about as long as calls take.
-_MOMENTS: Final = (0.0, 0.0, 0.0005, 0.001, 0.002, 0.005)
+MOMENTS: Final = (0.0, 0.0, 0.0005, 0.001, 0.002, 0.005)
 
 
+_ALL: Final = range(len(CLIENTS))
+_READS: Final = ("load", "get_fact", "get", "totals")
 #: What is no failure while processes, networks and servers fail.
 _BORNE: Final = (BackendUnavailable, ReplicaDied)
 
 
+def process_strikes(bench: Bench) -> dict[str, Striking]:
+    """Return what stops a rival's process for a while, and what kills it, by name."""
+    return {"SIGSTOP": partial(_stop, bench), "SIGKILL": partial(_kill, bench)}
+
+
 def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
     """Kill one rival's process in the middle of a call, and stop the other's for a while."""
-    strikes = {"SIGSTOP": partial(_stop, bench), "SIGKILL": partial(_kill, bench)}
+    strikes = process_strikes(bench)
 
     async def body(program: list[Turn]) -> None:
         space, history = bench.space(), History(bench.capability)
@@ -48,7 +55,7 @@ def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
         await read_and_judge(bench, rivalry, space, history)
 
     for _ in range(max(1, bench.volume(_KILLS))):
-        program = _struck(bench, rivalry, {"SIGSTOP": RIVALS[:1], "SIGKILL": RIVALS[1:]})
+        program = _struck(bench, rivalry, [("SIGSTOP", RIVALS[:1]), ("SIGKILL", RIVALS[1:])])
         bench.run(partial(body, program))
 
 
@@ -56,16 +63,16 @@ def disturb_network(bench: Bench, rivalry: Rivalry) -> None:
     """Disturb the network between all rivals and their server in every way, each in the middle of a call."""
 
     async def body(program: list[Turn]) -> None:
-        space, history = bench.space(timeout_seconds=_TIMEOUT_SECONDS), History(bench.capability)
+        space, history = bench.space(timeout_seconds=TIMEOUT_SECONDS), History(bench.capability)
         async with bench.network(space) as network:
-            strikes = {name: partial(strike, network) for name, strike in _NETWORK_STRIKES.items()}
+            strikes = {name: partial(strike, network) for name, strike in NETWORK_STRIKES.items()}
             await play(
                 bench, rivalry, program, network.space, history, strikes=strikes, borne=_BORNE, then=network.mend
             )
         await read_and_judge(bench, rivalry, space, history)
 
     for _ in range(max(1, bench.volume(_DISTURBANCES))):
-        program = _struck(bench, rivalry, dict.fromkeys(_NETWORK_STRIKES, range(len(CLIENTS))))
+        program = _struck(bench, rivalry, [(name, _ALL) for name in OFTEN])
         bench.run(partial(body, program))
 
 
@@ -82,16 +89,16 @@ def restart_server(bench: Bench, rivalry: Rivalry) -> None:
         await play(bench, rivalry, program, space, history, strikes={"restart": restart}, borne=_BORNE)
         await read_and_judge(bench, rivalry, space, history)
 
-    bench.run(partial(body, _struck(bench, rivalry, {"restart": range(len(CLIENTS))})))
+    bench.run(partial(body, _struck(bench, rivalry, [("restart", _ALL)])))
 
 
-def _struck(bench: Bench, rivalry: Rivalry, strikes: Mapping[str, Sequence[int]]) -> list[Turn]:
-    """Draw a program in which each of *strikes* happens once, to one of its clients; not before some calls are made."""
+def _struck(bench: Bench, rivalry: Rivalry, strikes: Sequence[tuple[str, Sequence[int]]]) -> list[Turn]:
+    """Draw a program in which each of *strikes* hits a write of one of its clients, and not one of the first calls."""
     draw = bench.random
     turns = [rivalry.turn(Digits(draw.randbytes(_NUMBER_BYTES)), place) for place in range(_TURNS)]
-    places = draw.sample(range(_TURNS // 4, _TURNS), len(strikes))
-    for (what, clients), place in zip(strikes.items(), places, strict=True):
-        strike = Strike(what, draw.randrange(4), draw.choice(_MOMENTS))
+    writes = [place for place in range(_TURNS // 4, _TURNS) if turns[place].ask.name not in _READS]
+    for (what, clients), place in zip(strikes, draw.sample(writes, len(strikes)), strict=True):
+        strike = Strike(what) if what.endswith("lost") else Strike(what, draw.randrange(4), draw.choice(MOMENTS))
         turns[place] = dataclasses.replace(turns[place], client=draw.choice(clients), strike=strike)
     return turns
 
@@ -119,7 +126,7 @@ async def _hold(network: Network, _opened: Any, _call: asyncio.Task[object]) -> 
 
 async def _half_open(network: Network, _opened: Any, call: asyncio.Task[object]) -> None:
     network.half_open()
-    await asyncio.wait([call], timeout=2 * _TIMEOUT_SECONDS)
+    await asyncio.wait([call], timeout=2 * TIMEOUT_SECONDS)
     network.cut()
     network.release()
 
@@ -132,10 +139,13 @@ async def _lose_reply(network: Network, _opened: Any, _call: asyncio.Task[object
     network.lose_reply()
 
 
-_NETWORK_STRIKES: Final = {
+NETWORK_STRIKES: Final = {
     "cut": _cut,
     "held": _hold,
     "half-open": _half_open,
     "request lost": _lose_request,
     "reply lost": _lose_reply,
 }
+
+#: How often each of them happens: a lost reply is what a careless backend makes most of.
+OFTEN: Final = (*("reply lost",) * 4, *("request lost",) * 2, *("cut",) * 2, "held", "half-open")
