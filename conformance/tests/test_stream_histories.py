@@ -120,6 +120,8 @@ GOOD: Final = _table("""
         a publish 1; b end?; a publish 2; a publish! 3; z read: 1 2 END
     beside END
         a publish 1; a end; > b publish! 2; > c publish? 3; z read: 1 END
+    a maybe after END, that never came
+        a publish 1; a end; b publish? 2; b publish? 3 4; z read: 1 END
     cursors from before the first
         a publish 1; a end; r read 5-0: 1 END; s read 0-0: 1 END; z read: 1 END
     malformed cursors
@@ -174,7 +176,7 @@ BAD: Final = _table("""
         a publish 1; a end; z read: 1 1=5-2 END
     one missing in between | S3 | 5-2 next | 5-3
         a publish 1; a publish 2; a publish 3; a end; r read: 1 3 END; z read: 1 2 3 END
-    the last one missing | S3 | 5-2 next | END
+    the last one missing | S3 S8 | 5-2 next | END
         a publish 1; a publish 2; a end; r read: 1 END; z read: 1 2 END
     one twice | S3 | 5-1 once | it 2 times
         a publish 1; a end; r read: 1 1 END; z read: 1 END
@@ -196,7 +198,7 @@ BAD: Final = _table("""
         a publish 1; a publish 2; a end; r read 5-1: 1 2 END; z read: 1 2 END
     all again after a reconnect | S5 S3 | END after the cursor 5-2 | 5-1
         a publish 1; a publish 2; a end; r read: 1 2; r read 5-2: 1 2 END; z read: 1 2 END
-    END in place of what follows | S5 | 5-1 after the cursor 5-0 | END
+    END in place of what follows | S5 S8 | 5-1 after the cursor 5-0 | END
         a publish 1; a end; r read 5-0: END; z read: 1 END
     a gap after a cursor that is there | S5 | what comes after the cursor 5-1, which is there | a gap
         a publish 1; a publish 2; a end; r read 5-1: GAP; z read: 1 2 END
@@ -238,6 +240,8 @@ BAD: Final = _table("""
         a publish 1; a end; z read: GAP
     a maybe twice | G5 | stored once | it 2 times
         a publish? 1; a end; z read: 1 1=5-2 END
+    refused for want of an answer, and half of it stored | G5 | nothing stored by publish | it is in the replay
+        a publish~ 1 2; a end; z read: 1 END
     refused for want of an answer, and stored | G5 | nothing stored by publish | it is in the replay
         a publish~ 1; a end; z read: 1 END
 """)

@@ -331,7 +331,10 @@ def _missed(run: _Run, one: Subscription, due: int, got: str, *, first: bool) ->
     at_end = due >= len(run.kept)
     published = () if at_end else run.by(due)
     wanted = f"{'END' if at_end else run.kept[due].id} {_after(one) if first else 'next'}"
-    return Fault(_promises(run, one, first=first), wanted, got, (*published, one, run.replay))
+    numbers = _promises(run, one, first=first)
+    if got == "END":
+        numbers = (*numbers, "S8")  # which is the last of all
+    return Fault(numbers, wanted, got, (*published, one, run.replay))
 
 
 def _after(one: Subscription) -> str:
