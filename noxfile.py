@@ -55,6 +55,9 @@ RUNS_AT_ONCE = 4
 #: The releases of a driver, besides the one in constraints.txt, that a plugin is held to go with.
 DRIVERS = {"plugins/deerflow-redis": ("redis==5.2.*", "redis==7.4.*")}
 
+#: A backend in a repository of its own, as a stranger would write it.
+EXAMPLE = "examples/third-party-backend"
+
 #: What the session `host` installs beside core: DeerFlow, what that needs but does not declare, and the runner.
 HOST = ("deerflow-kernel==0.1.7", "aiosqlite", "email-validator", "sqlalchemy[asyncio]", "pytest")
 HOST_PINS = ROOT / "tests/host/constraints.txt"
@@ -100,7 +103,7 @@ def group(name: str, folder: str = ".") -> list[str]:
 
 def declared(folder: str) -> list[str]:
     """Return what the distribution in *folder* requires, its extras' and its tests' requirements included."""
-    project = PROJECTS[folder]["project"]
+    project = (PROJECTS.get(folder) or nox.project.load_toml(ROOT / folder / "pyproject.toml"))["project"]
     extras = [line for lines in project.get("optional-dependencies", {}).values() for line in lines]
     return [*project.get("dependencies", []), *extras, *group("test", folder)]
 
@@ -205,10 +208,11 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[FIRST])
 def types(session: nox.Session) -> None:
     """The sources and the tests hold under mypy's strict rules, at the lowest Python."""
-    install(session, *group("types"), *theirs([line for folder in DISTRIBUTIONS for line in declared(folder)]))
+    every = (*DISTRIBUTIONS, EXAMPLE)
+    install(session, *group("types"), *theirs([line for folder in every for line in declared(folder)]))
     targets = [f"{folder}/{part}" for folder in DISTRIBUTIONS for part in ("src", "tests")]
     targets += ["noxfile.py", "tests", "docs", "examples", "benchmarks"]
-    sources = os.pathsep.join(f"{folder}/src" for folder in DISTRIBUTIONS)
+    sources = os.pathsep.join(f"{folder}/src" for folder in every)
     session.run("mypy", *(target for target in targets if has_python(target)), env={"MYPYPATH": sources})
 
 
@@ -245,7 +249,7 @@ def tests(session: nox.Session, version: str, subject: str) -> None:
     """
     if subject == "repository":
         install_everything(session)
-        elsewhere = [f"--ignore=tests/{name}" for name in ("conformance", "docs", "host")]
+        elsewhere = [f"--ignore=tests/{name}" for name in ("conformance", "docs", "host", "third_party")]
         session.run("pytest", "tests", *elsewhere, *session.posargs)
         return
     if subject == "core":
@@ -345,6 +349,14 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/docs", *session.posargs)
 
 
+@nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False)
+def third_party(session: nox.Session) -> None:
+    """A backend in a repository of its own, installed from its wheel beside ours, is found by name and conformant."""
+    wheels = [wheel("core"), wheel("conformance")]
+    install(session, *wheels, *theirs(declared(EXAMPLE)), *group("build"))
+    session.run("pytest", "tests/third_party", *session.posargs)
+
+
 @nox.session(python=PYTHONS[FIRST], requires=["build"], reuse_venv=False, default=False)
 def bench(session: nox.Session) -> None:
     """Every benchmark runs; what follows -- goes to the program, such as --quick or --backend."""
@@ -379,6 +391,6 @@ def pin(session: nox.Session) -> None:
     """Write the pins anew: the newest releases that go together, for every Python we support, and for the host's."""
     session.install("--quiet", UV)
     wanted = [line for name in ("lint", "types", "build", "bench") for line in group(name)]
-    wanted += theirs([line for folder in DISTRIBUTIONS for line in declared(folder)])
+    wanted += theirs([line for folder in (*DISTRIBUTIONS, EXAMPLE) for line in declared(folder)])
     resolve(session, wanted, ROOT / "constraints.txt", VERSIONS[0])
     resolve(session, [*HOST, *theirs(PROJECTS["core"]["project"]["dependencies"])], HOST_PINS, VERSIONS[1])
