@@ -168,9 +168,13 @@ class Environment:
             self._settle(future, job, write=False)
 
     def _do_write(self, future: Future[Any], job: Job[Any]) -> None:
-        with self._turn.taken(lambda: not future.cancelled()) as taken:
-            if taken and future.set_running_or_notify_cancel():
-                self._settle(future, job, write=True)
+        try:
+            with self._turn.taken(lambda: not future.cancelled()) as taken:
+                if taken and future.set_running_or_notify_cancel():
+                    self._settle(future, job, write=True)
+        except OSError as error:  # of the lock; what the job raises is in the future
+            if not future.done() and future.set_running_or_notify_cancel():
+                future.set_exception(_translated(error, self.folder))
 
     def _settle(self, future: Future[Any], job: Job[Any], *, write: bool) -> None:
         try:
