@@ -353,7 +353,7 @@ def docs(session: nox.Session) -> None:
 def third_party(session: nox.Session) -> None:
     """A backend in a repository of its own, installed from its wheel beside ours, is found by name and conformant."""
     wheels = [wheel("core"), wheel("conformance")]
-    install(session, *wheels, *theirs(declared(EXAMPLE)), *group("build"))
+    install(session, *wheels, *theirs(declared(EXAMPLE)), *group("build"), "pip")  # its wheel is what a test installs
     session.run("pytest", "tests/third_party", *session.posargs)
 
 
