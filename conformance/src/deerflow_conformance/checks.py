@@ -17,7 +17,21 @@ CheckFunction: TypeAlias = "Callable[[Bench], None]"
 
 #: The modules that hold the checks of each letter; loaded when first asked for.
 _MODULES: Final = {
-    "G": ("identifiers", "values", "general", "cancellations", "lifecycles", "leftovers", "kills", "outages", "load"),
+    "G": (
+        "identifiers",
+        "values",
+        "general",
+        "cancellations",
+        "lifecycles",
+        "leftovers",
+        "once",
+        "kills",
+        "outages",
+        "restarts",
+        "stalls",
+        "fault_cancellations",
+        "load",
+    ),
     "S": (
         "streams",
         "stream_cursors",
@@ -25,12 +39,13 @@ _MODULES: Final = {
         "stream_retention",
         "stream_cleanups",
         "stream_rivals",
-        "outages",
+        "stream_outages",
+        "restarts",
         "stream_load",
     ),
     "M": ("memories", "memory_reads", "memory_copies", "memory_rivals", "memory_load"),
     "T": ("threads", "thread_pages", "thread_copies", "thread_rivals", "thread_load"),
-    "C": ("counters", "counter_buffers", "counter_rivals", "counter_load"),
+    "C": ("counters", "counter_buffers", "counter_rivals", "counter_faults", "counter_load"),
 }
 _registry: dict[str, list[Check]] = {}
 
