@@ -70,7 +70,7 @@ def _exports(bench: Bench, opened: Any) -> dict[str, AsyncIterator[Any]]:
 
 
 async def _first(iterator: AsyncIterator[Any]) -> Any:
-    return await anext(iterator)
+    return await anext(iterator, None)
 
 
 @check("G7", level="L3")
