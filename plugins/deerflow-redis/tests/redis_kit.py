@@ -60,11 +60,8 @@ class Subject:
         os.environ[_ADDRESS] = self.server.url
 
     def _stop(self) -> None:
-        """Kill it: a single server keeps its address and what it persisted for the next start."""
-        if isinstance(self.server, Server):
-            self.server.kill()
-        else:
-            self.server.close()
+        """Kill it: it keeps its addresses, and what it persisted, for the next start."""
+        self.server.kill()
 
     def _version(self) -> str:
         found = self.server.primaries[0].info("server")

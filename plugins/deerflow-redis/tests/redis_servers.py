@@ -283,6 +283,7 @@ class Cluster(Started):
         directives = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **_REPLICATION, **(config or {})}
         self.nodes = [Server(program, directives) for _ in range(primaries * (1 + replicas))]
         self._shares = primaries
+        self._formed = False
 
     @property
     def url(self) -> str:
@@ -295,11 +296,14 @@ class Cluster(Started):
         return [primary for node in self.nodes for primary in node.primaries]
 
     def start(self) -> None:
-        """Start it, and wait until it is well and each replica is in sync."""
+        """Start it, after `kill` at the same addresses, and wait until it is well and each replica is in sync."""
         for node in self.nodes:
             node.launch()
         for node in self.nodes:
             node.wait_until_it_answers()
+        if self._formed:
+            self.wait_until_in_sync()
+            return
         first, replicas = self.nodes[0], self.nodes[self._shares :]
         for number, node in enumerate(self.nodes):
             node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)  # or they would have to settle equal ones
@@ -313,6 +317,12 @@ class Cluster(Started):
             replica.execute("CLUSTER", "REPLICATE", self.nodes[number % self._shares].execute("CLUSTER", "MYID"))
         for replica in replicas:
             replica.wait(partial(_in_sync, replica), "until the replica is in sync")
+        self._formed = True
+
+    def kill(self) -> None:
+        """Kill all nodes at once; what they know of the cluster stays, and what they persisted."""
+        for node in self.nodes:
+            node.kill()
 
     def home_of(self, slot: int) -> Server:
         """Return the running node that says that *slot* is its own."""
@@ -383,6 +393,7 @@ class Cluster(Started):
 
     def close(self) -> None:
         """Kill all nodes and remove all that they kept."""
+        self._formed = False
         for node in self.nodes:
             node.close()
 

@@ -139,7 +139,7 @@ def test_nothing_outlives_the_process_that_started_it(end: str) -> None:
 
 
 def test_a_cluster_serves_all_slots_and_survives_a_restart(valkey_cluster: Cluster) -> None:
-    """Each node has its share; a node that was killed is one of them again after a restart."""
+    """Each node has its share; what was killed, one node or all, is part of the same cluster when it started again."""
     assert valkey_cluster.primaries == valkey_cluster.nodes
     with redis.RedisCluster.from_url(valkey_cluster.url) as client:
         for name in ("a", "b", "c"):
@@ -151,6 +151,12 @@ def test_a_cluster_serves_all_slots_and_survives_a_restart(valkey_cluster: Clust
         first.restart()
         cluster.wait_until_well()
         assert first in cluster.primaries
+        url = cluster.url
+        cluster.kill()
+        assert not cluster.primaries
+        cluster.start()
+        assert cluster.url == url
+        assert len(cluster.primaries) == 2
 
 
 def test_sentinels_promote_the_replica(valkey_sentinels: Sentinels) -> None:
