@@ -152,12 +152,15 @@ class Bench:
         """Open the capability on *space* as another replica would: in another process, if the reach allows one."""
         return self.open(space) if self.reach == "process" else self._helper.open(space)
 
-    def rival(self, space: Space) -> AbstractAsyncContextManager[Any]:
+    def rival(self, space: Space, *, flush_seconds: float | None = None) -> AbstractAsyncContextManager[Any]:
         """Open the capability on *space* in a process of its own, which may be killed: see `process_of`.
 
         Where the reach is one process it is opened in this one.
+
+        Args:
+            flush_seconds: Of counters: put a buffer before them over there, which flushes so often.
         """
-        return self.open(space) if self.reach == "process" else self._rivals.open(space)
+        return self.open(space) if self.reach == "process" else self._rivals.open(space, flush_seconds)
 
     @staticmethod
     def process_of(rival: Any) -> Process:

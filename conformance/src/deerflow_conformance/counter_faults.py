@@ -24,6 +24,8 @@ from deerflow_conformance.stalls import LongWriter
 _FLUSH_SECONDS: Final = 0.05
 #: How long the outages of the check of buckets are, in buckets of one second.
 _OUTAGE_BUCKETS: Final = 4
+#: How much more than its last interval a killed process may lose: what a busy machine takes to flush.
+_LATE_SECONDS: Final = 2.0
 #: How far the age of a count may be off: slots of the buffer, the way to the server, a busy machine.
 _AGE_SECONDS: Final = 1.5
 
@@ -141,6 +143,30 @@ def closing_in_an_outage_says_what_is_lost(bench: Bench) -> None:
                     for (how, goes_away, mended), one in zip(cases, ones, strict=True)
                 )
             )
+
+    bench.run(body)
+
+
+@check("C5", level="L3")
+def a_killed_process_loses_its_last_moments_at_most(bench: Bench) -> None:
+    """Of what a process recorded before it was killed, only what came after its last flush is lost; nothing is twice."""
+
+    async def body() -> None:
+        space = bench.space()
+        time = asyncio.get_running_loop().time
+        async with bench.open(space) as observer, bench.rival(space, flush_seconds=_FLUSH_SECONDS) as there:
+            recorded_at: list[float] = []
+            until = time() + _LATE_SECONDS + bench.random.uniform(0.5, 1.0)
+            while time() < until:
+                await there.record("m", calls=1, failures=1)
+                recorded_at.append(time())
+                await asyncio.sleep(0.01)
+            killed_at = time()
+            bench.process_of(there).kill()
+            least = sum(at < killed_at - _FLUSH_SECONDS - _LATE_SECONDS for at in recorded_at)
+            found = await observer.totals("m")
+            expect(least <= found.calls <= len(recorded_at), f"{least} to {len(recorded_at)} calls", found)
+            expect(found == Counts(calls=found.calls, failures=found.calls), "each call with its failure", found)
 
     bench.run(body)
 

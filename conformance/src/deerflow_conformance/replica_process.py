@@ -15,9 +15,10 @@ import socket
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
+from deerflow_backends.buffering import BufferedCounters, buffered
 from deerflow_conformance.conformances import Conformance, FileRecipe, PluginRecipe, Recipe, conform_plugin
 from deerflow_conformance.results import BrokenUse
 from deerflow_conformance.spaces import Space
@@ -91,8 +92,10 @@ class Server:
             answer = ("raised", number, (error, "".join(traceback.format_exception(error))))
         self._writer.write(_framed(answer))
 
-    async def _open(self, space: Space) -> int:
+    async def _open(self, space: Space, flush_seconds: float | None) -> int:
         context = self._conformance.open(space)
+        if flush_seconds is not None:
+            context = _behind_a_buffer(context, flush_seconds)
         opened = await context.__aenter__()
         key = next(self._keys)
         self._opened[key] = context, opened
@@ -119,6 +122,14 @@ class Server:
     async def _aclose(self, iterator: int) -> None:
         closed: Any = self._iterators[iterator]
         await closed.aclose()
+
+
+@asynccontextmanager
+async def _behind_a_buffer(
+    opening: AbstractAsyncContextManager[Any], flush_seconds: float
+) -> AsyncIterator[BufferedCounters]:
+    async with opening as counters, buffered(counters, flush_seconds=flush_seconds) as buffer:
+        yield buffer
 
 
 def _framed(answer: tuple[str, int, Any]) -> bytes:

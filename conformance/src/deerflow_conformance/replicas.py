@@ -101,8 +101,8 @@ class Process:
             self._process.send_signal(number)
 
     @asynccontextmanager
-    async def open(self, space: Space) -> AsyncIterator[Any]:
-        """Open the capability on *space* over there.
+    async def open(self, space: Space, flush_seconds: float | None = None) -> AsyncIterator[Any]:
+        """Open the capability on *space* over there; with *flush_seconds* counters behind a buffer.
 
         Raises:
             ReplicaDied: The process ended.
@@ -114,7 +114,7 @@ class Process:
         link = await asyncio.shield(self._linking)
         link.users += 1
         try:
-            key = await link.request("open", space)
+            key = await link.request("open", space, flush_seconds)
             try:
                 yield Remote(self, link, key, self._conformance, await link.request("reach", key))
             finally:

@@ -33,7 +33,7 @@ class Rivals:
             self._warm[-1].ready()
 
     @asynccontextmanager
-    async def open(self, space: Space) -> AsyncIterator[Any]:
+    async def open(self, space: Space, flush_seconds: float | None = None) -> AsyncIterator[Any]:
         """Open the capability on *space* in a process of its own, which is used again if it was left in order."""
         process = self._warm.pop() if self._warm else None
         warm = process is not None
@@ -41,7 +41,7 @@ class Rivals:
             process = Process(self._conformance)
             process.ready()
         try:
-            async with process.open(space) as opened:
+            async with process.open(space, flush_seconds) as opened:
                 yield opened
         finally:
             if warm and process.at_rest:
