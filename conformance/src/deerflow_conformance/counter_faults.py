@@ -149,7 +149,7 @@ def closing_in_an_outage_says_what_is_lost(bench: Bench) -> None:
 
 @check("C5", level="L3")
 def a_killed_process_loses_its_last_moments_at_most(bench: Bench) -> None:
-    """Of what a process recorded before it was killed, only what came after its last flush is lost; nothing is twice."""
+    """Of what a process recorded before it was killed, only what came after its last flush is lost, nothing twice."""
 
     async def body() -> None:
         space = bench.space()
