@@ -35,10 +35,17 @@ def from_number(decode: Callable[[Digits], T]) -> st.SearchStrategy[T]:
     return _numbers.map(lambda drawn: decode(Digits(drawn)))
 
 
-def from_steps(decode: Callable[[Digits, list[Digits]], T], *, least: int = 1, most: int) -> st.SearchStrategy[T]:
-    """Draw what *decode* makes of one number and of one for each of *least* to *most* steps."""
+def from_steps(
+    decode: Callable[[Digits, list[Digits]], T], *, least: int | None = None, most: int
+) -> st.SearchStrategy[T]:
+    """Draw what *decode* makes of one number and of one for each of *least* to *most* steps.
+
+    Where *least* is not given it is half of *most*: left to itself Hypothesis draws mostly few. A step whose number is
+    0 is left out, so that a program is shortened to any number of steps, none included.
+    """
 
     def decoded(drawn: tuple[bytes, list[bytes]]) -> T:
-        return decode(Digits(drawn[0]), [Digits(step) for step in drawn[1]])
+        return decode(Digits(drawn[0]), [Digits(step) for step in drawn[1] if any(step)])
 
-    return st.tuples(_numbers, st.lists(_numbers, min_size=least, max_size=most)).map(decoded)
+    steps = st.lists(_numbers, min_size=most // 2 if least is None else least, max_size=most)
+    return st.tuples(_numbers, steps).map(decoded)

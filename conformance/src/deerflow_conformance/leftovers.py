@@ -105,7 +105,7 @@ async def _make_streams(bridge: Any) -> None:
         if number % 3 == 0:
             await bridge.publish_end(f"run {number}")
         if number % 2:
-            await bridge.cleanup(f"run {number}", delay=number % 4 / 10)
+            await bridge.cleanup(f"run {number}", delay=(number % 4 - 1) / 10)
 
 
 async def _make_and_erase_memories(store: Any) -> None:

@@ -19,7 +19,7 @@ from deerflow_backends.memories import PutFact
 from deerflow_backends.threads import NewThread
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, expect, unkept
-from deerflow_conformance.expectations import SETTLE_SECONDS, outcome_of, settled, until
+from deerflow_conformance.expectations import SETTLE_SECONDS, accepted, outcome_of, settled, until
 from deerflow_conformance.faces import RUN, USER, face_of
 from deerflow_conformance.isolation import open_handles
 from deerflow_conformance.protocols import coroutines_of, iterators_of
@@ -158,8 +158,8 @@ def closing_one_leaves_the_other(bench: Bench) -> None:
         async with bench.open(space) as stays:
             async with bench.open(space) as leaves:
                 await slot.put(leaves, "one", 1)
-            await slot.put(stays, "two", 2)
-            found = await slot.read(stays, ["one", "two"])
+            await accepted(slot.put(stays, "two", 2), "a write through the one that is open")
+            found = await accepted(slot.read(stays, ["one", "two"]), "a read through the one that is open")
             expect(found == {"one": 1, "two": 2}, {"one": 1, "two": 2}, found)
             await _raises_closed(bench, leaves.ping, "the closed one")
 

@@ -181,10 +181,10 @@ def it_never_flushes_by_itself() -> Patched:
 @mutant("C5", "counters", by="it_flushes_by_itself_one_at_a_time")
 def flushes_share_a_token() -> Patched:
     """All flushes of a buffer bear one token."""
-    tokens: dict[int, str] = {}
+    tokens: dict[BufferedCounters, str] = {}
 
     async def send(self: BufferedCounters, batch: Any) -> None:
-        batch.token = tokens.setdefault(id(self), batch.token)
+        batch.token = tokens.setdefault(self, batch.token)
         await _send(self, batch)
 
     return with_methods(_send=send)

@@ -39,10 +39,12 @@ def a_token_is_ignored() -> Patched:
 @mutant("C2", "counters", by="a_token_counts_once")
 def a_token_is_one_instances() -> Patched:
     """Each instance remembers its own tokens only."""
+    known: dict[InProcessModelCounters, int] = {}
 
     async def record_many(self: InProcessModelCounters, counts: Sequence[Recorded], *, token: Any = None) -> None:
         if token is not None:
-            token = f"{id(self) % 10_000} {check_token('token', token)}"[:64]
+            known.setdefault(self, len(known))
+            token = f"{known[self]} {check_token('token', token)}"[:64]
         await _record_many(self, counts, token=token)
 
     return _recording(record_many)

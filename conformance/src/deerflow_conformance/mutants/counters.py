@@ -107,18 +107,18 @@ def failures_are_lost() -> Patched:
 @mutant("C1", "counters", by="totals_are_sums")
 def each_instance_sums_for_itself() -> Patched:
     """An instance shows what was recorded through it."""
-    own: dict[tuple[int, str], Any] = {}
+    own: dict[tuple[InProcessModelCounters, str], Any] = {}
 
     async def record_many(self: InProcessModelCounters, counts: Sequence[Recorded], *, token: Any = None) -> None:
         before = dict(self._table.totals)
         await _record_many(self, counts, token=token)
         for name, sums in buckets.by_model(buckets.check_recordings(counts)).items():
             if before.get(name) != self._table.totals.get(name):
-                own[id(self), name] = _add(own.get((id(self), name)), sums)
+                own[self, name] = _add(own.get((self, name)), sums)
 
     async def totals(self: InProcessModelCounters, model_name: str) -> Counts:
         await _totals(self, model_name)
-        return buckets.to_counts(own.get((id(self), model_name), ()))
+        return buckets.to_counts(own.get((self, model_name), ()))
 
     return with_methods(record_many=record_many, totals=totals)
 

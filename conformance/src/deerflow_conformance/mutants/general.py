@@ -1,110 +1,103 @@
-"""Faults against what holds for all four capabilities."""
+"""Faults of isolation and replicas, in all four capabilities: G4 and G6."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import unicodedata
-from contextlib import AbstractContextManager
-from datetime import datetime
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
-from deerflow_backends import codec, subscription
 from deerflow_backends.binding import Binding
-from deerflow_backends.clocks import to_datetime
-from deerflow_backends.counters import Counts
-from deerflow_backends.hub import Hub
-from deerflow_backends.inprocess import streams
+from deerflow_backends.cursors import Entry, Head
+from deerflow_backends.inprocess import connection
+from deerflow_backends.inprocess.connection import Tables
 from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
-from deerflow_backends.inprocess.streams import InProcessStreamBridge
+from deerflow_backends.inprocess.streams import InProcessStreamBridge, StreamTable
 from deerflow_backends.inprocess.threads import InProcessThreadIndex
-from deerflow_conformance.mutants import mutant
+from deerflow_backends.memories import DeleteFact
+from deerflow_conformance.mutants import Patched, methods, mutant, together
+from deerflow_conformance.promises import CAPABILITIES
 
-Patched = AbstractContextManager[Any]
-
-_find = InProcessStreamBridge._find
-_create = InProcessStreamBridge._create
-_publish = InProcessStreamBridge.publish
-_user = InProcessMemoryStore._user
-_store = InProcessMemoryStore._store
+_cleanup = InProcessStreamBridge.cleanup
+_apply = InProcessMemoryStore.apply
+_clear = InProcessMemoryStore.clear
 _erase = InProcessMemoryStore.erase
+_delete = InProcessThreadIndex.delete
 _reset = InProcessModelCounters.reset
-_totals = InProcessModelCounters.totals
-_hub_close = Hub.close
-_decode = codec.decode
+_feed = StreamTable.feed
+_close = Binding.close
 
 
-@mutant("G1", "stream_bridge", by="no_two_identifiers_collide")
-def run_ids_are_case_folded() -> Patched:
-    """Runs whose ids differ only by case are one."""
+# ------------------------------------------------------------------------------------------------ G4 isolation
 
-    def find(self: InProcessStreamBridge, run_id: str, now: int) -> Any:
-        return _find(self, run_id.casefold(), now)
-
-    def create(self: InProcessStreamBridge, run_id: str, now: int, trace: Any) -> Any:
-        return _create(self, run_id.casefold(), now, trace)
-
-    return mock.patch.multiple(InProcessStreamBridge, _find=find, _create=create)
+_REMOVING, _SPACES = "removing_one_leaves_the_others", "spaces_share_nothing"
 
 
-@mutant("G1", "memory", by="no_two_identifiers_collide")
-def user_ids_are_normalised() -> Patched:
-    """Users whose ids differ only by normal form are one."""
+@mutant("G4", "stream_bridge", by=_REMOVING)
+def cleanup_goes_by_prefix() -> Patched:
+    """Cleaning a run cleans every run whose id begins with its id."""
 
-    def normal(user_id: str | None) -> str | None:
-        return user_id and unicodedata.normalize("NFC", user_id)
+    async def cleanup(self: InProcessStreamBridge, run_id: str, *, delay: float = 0) -> None:
+        for other in [other for other in self._table.streams if other.startswith(run_id)]:
+            await _cleanup(self, other, delay=delay)
 
-    def user(self: InProcessMemoryStore, user_id: str | None) -> Any:
-        return _user(self, normal(user_id))
-
-    def store(self: InProcessMemoryStore, user_id: str | None, *rest: Any) -> None:
-        _store(self, normal(user_id), *rest)
-
-    return mock.patch.multiple(InProcessMemoryStore, _user=user, _store=store)
+    return methods(InProcessStreamBridge, cleanup=cleanup)
 
 
-@mutant("G2", "stream_bridge", by="what_is_no_json_is_refused_by_place")
-def nan_becomes_null() -> Patched:
-    """NaN and the infinities are taken, and come back as null."""
-    return mock.patch.object(codec, "math", SimpleNamespace(isfinite=lambda value: True))
+@mutant("G4", "memory", by=_REMOVING)
+def erase_takes_look_alikes() -> Patched:
+    """Erasing a user erases those whose ids differ by case only."""
+
+    async def erase(self: InProcessMemoryStore, user_id: Any) -> None:
+        for other in [other for other in self._users if str(other).casefold() == str(user_id).casefold()]:
+            await _erase(self, other)
+
+    return methods(InProcessMemoryStore, erase=erase)
 
 
-@mutant("G2", "stream_bridge", by="values_are_the_callers_own")
-def subscribers_share_one_value() -> Patched:
-    """All subscribers get one and the same object."""
-    return mock.patch.object(subscription, "decode", functools.lru_cache(_decode))
+@mutant("G4", "memory", by=_REMOVING)
+def clear_goes_by_prefix() -> Patched:
+    """Clearing an agent clears every agent whose name begins with its name."""
+
+    async def clear(self: InProcessMemoryStore, user_id: Any, *, agent_name: Any) -> int:
+        for other in [other for other in self._parts(user_id) if (other or "").startswith(agent_name)]:
+            await _clear(self, user_id, agent_name=other)
+        return self._user(user_id).revision
+
+    return methods(InProcessMemoryStore, clear=clear)
 
 
-@mutant("G2", "memory", by=("odd_values_come_back_as_they_were", "any_value_comes_back_as_it_was"))
-def whole_floats_become_integers() -> Patched:
-    """1.0 comes back as 1."""
+@mutant("G4", "memory", by=_REMOVING)
+def deletions_are_patterns() -> Patched:
+    """Deleting a fact whose id ends with * deletes all whose ids begin with the rest."""
 
-    def whole(value: Any) -> Any:
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-            return int(value)
-        if isinstance(value, dict):
-            return {key: whole(item) for key, item in value.items()}
-        return [whole(item) for item in value] if isinstance(value, list) else value
+    async def apply(self: InProcessMemoryStore, user_id: Any, changes: Sequence[Any], **more: Any) -> Any:
+        given = list(changes)
+        for change in changes:
+            if isinstance(change, DeleteFact) and change.fact_id.endswith("*"):
+                ids = self._user(user_id).facts.get(change.agent_name, {})
+                like = [one for one in ids if one.startswith(change.fact_id[:-1]) and one != change.fact_id]
+                given += [DeleteFact(change.agent_name, one) for one in like]
+        return await _apply(self, user_id, given, **more)
 
-    return mock.patch.object(codec, "decode", lambda data: whole(_decode(data)))
-
-
-@mutant("G3", "stream_bridge", by="a_value_may_have_8_mib")
-def text_is_cut_at_64_kib() -> Patched:
-    """Text is cut after 65,536 characters."""
-
-    def cut(data: bytes) -> Any:
-        value = _decode(data)
-        return {key: item[:65_536] for key, item in value.items()} if isinstance(value, dict) else value
-
-    return mock.patch.object(subscription, "decode", cut)
+    return methods(InProcessMemoryStore, apply=apply)
 
 
-@mutant("G4", "counters", by="removing_one_leaves_the_others")
+@mutant("G4", "thread_index", by=_REMOVING)
+def deleting_takes_padded_ids() -> Patched:
+    """Deleting a thread deletes those whose ids differ by white space around them."""
+
+    async def delete(self: InProcessThreadIndex, thread_id: str, *, user_id: Any) -> bool:
+        like = [other for other in self._table.threads if other.strip() == thread_id.strip() and other != thread_id]
+        for other in like:
+            await _delete(self, other, user_id=user_id)
+        return await _delete(self, thread_id, user_id=user_id)
+
+    return methods(InProcessThreadIndex, delete=delete)
+
+
+@mutant("G4", "counters", by=_REMOVING)
 def reset_goes_by_prefix() -> Patched:
     """Resetting a model resets every model whose name begins with its name."""
 
@@ -113,106 +106,143 @@ def reset_goes_by_prefix() -> Patched:
             if name.startswith(model_name):
                 await _reset(self, name)
 
-    return mock.patch.object(InProcessModelCounters, "reset", reset)
+    return methods(InProcessModelCounters, reset=reset)
 
 
-@mutant("G6", "counters", by="a_write_is_seen_by_the_next_read_anywhere")
-def totals_are_remembered() -> Patched:
-    """An instance shows the totals that it saw first."""
-    seen: dict[tuple[int, str], Counts] = {}
+@mutant("G4", *CAPABILITIES, by=_SPACES)
+def a_namespace_takes_in_longer_ones() -> Patched:
+    """Namespaces are told apart by how the shortest of them begins."""
 
-    async def totals(self: InProcessModelCounters, model_name: str) -> Counts:
-        key = (id(self), model_name)
-        if key not in seen:
-            seen[key] = await _totals(self, model_name)
-        return seen[key]
+    class Prefixes(dict[tuple[str, str], Tables]):
+        """Tables by name and namespace."""
 
-    return mock.patch.object(InProcessModelCounters, "totals", totals)
+        def setdefault(self, key: tuple[str, str], default: Any = None) -> Any:
+            for known, tables in self.items():
+                if known[0] == key[0] and key[1].startswith(f"{known[1]}_"):
+                    return tables
+            return super().setdefault(key, default)
+
+    return mock.patch.object(connection, "_tables", Prefixes())
 
 
-@mutant(
-    "G8", "stream_bridge", by=("a_cancelled_call_leaves_the_object_usable", "a_crowd_of_cancelled_calls_starves_nobody")
+@mutant("G4", "stream_bridge", by=_SPACES)
+def wake_ups_reach_every_namespace() -> Patched:
+    """What is published in one namespace is handed to the subscribers of all."""
+    known: list[StreamTable] = []
+
+    def feed(self: StreamTable, run_id: str, head: Head, entries: Sequence[Entry]) -> None:
+        for table in known:
+            _feed(table, run_id, head, entries)
+
+    def init(self: InProcessStreamBridge, given: Any, table: StreamTable, *rest: Any) -> None:
+        if table not in known:
+            known.append(table)
+        _init(self, given, table, *rest)
+
+    _init = InProcessStreamBridge.__init__
+    both = (methods(StreamTable, feed=feed), methods(InProcessStreamBridge, __init__=init))
+    return together(*both)
+
+
+# ---------------------------------------------------------------------------------------------------- G6 replicas
+
+_SEEN, _RIVALS, _OUTLIVES = (
+    "a_write_is_seen_by_the_next_read_anywhere",
+    "rival_replicas_lose_nothing",
+    "what_was_written_outlives_the_opening",
 )
-def a_lock_is_kept_after_cancelling() -> Patched:
-    """A publish that is cancelled while it holds the lock never gives it back."""
-    locks: dict[InProcessStreamBridge, asyncio.Lock] = {}
 
-    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
-        lock = locks.setdefault(self, asyncio.Lock())
-        await lock.acquire()
+
+def _remembering(backend: type, *names: str) -> Patched:
+    """Let each instance answer a call as it did when it was first asked."""
+    seen: dict[tuple[Any, str, str], Any] = {}
+
+    def wrapped(name: str, method: Callable[..., Any]) -> Any:
+        async def remembered(self: Any, *arguments: Any, **more: Any) -> Any:
+            key = (self, name, repr((arguments, more)))
+            if key not in seen:
+                seen[key] = await method(self, *arguments, **more)
+            return seen[key]
+
+        return remembered
+
+    return methods(backend, **{name: wrapped(name, getattr(backend, name)) for name in names})
+
+
+@mutant("G6", *CAPABILITIES, by=_SEEN)
+def reads_are_remembered(backend: type) -> Patched:
+    """An instance answers as it did the first time, whatever was written elsewhere since."""
+    names = ("status", "load", "get_fact", "get", "list", "totals")
+    return _remembering(backend, *(name for name in names if hasattr(backend, name)))
+
+
+@mutant("G6", *CAPABILITIES, by=_OUTLIVES)
+def data_ends_with_its_opening() -> Patched:
+    """What was written is gone once nobody has the namespace open."""
+    open_now: list[Binding] = []
+
+    def init(self: Binding, what: str) -> None:
+        open_now.append(self)
+        _init(self, what)
+
+    def close(self: Binding) -> None:
+        _close(self)
+        open_now.remove(self)
+        if not open_now:
+            for tables in connection._tables.values():
+                tables.by_capability.clear()
+
+    _init = Binding.__init__
+    return methods(Binding, __init__=init, close=close)
+
+
+_TABLE_OF: dict[type, Callable[[Any], dict[Any, Any]]] = {
+    InProcessStreamBridge: lambda self: self._table.streams,
+    InProcessMemoryStore: lambda self: self._users,
+    InProcessModelCounters: lambda self: self._table.totals,
+}
+
+
+@mutant("G6", "stream_bridge", "memory", "counters", by=_RIVALS)
+def rivals_write_back_all_they_know(backend: type) -> Patched:
+    """A write reads everything, and writes everything back, over what others wrote in between."""
+    (name,) = (one for one in ("publish", "apply", "record_many") if hasattr(backend, one))
+    write, table_of = getattr(backend, name), _TABLE_OF[backend]
+
+    async def writing(self: Any, *arguments: Any, **more: Any) -> Any:
+        known = dict(table_of(self))
         await asyncio.sleep(0)
-        try:
-            return await _publish(self, run_id, event, data)
-        finally:
-            lock.release()
+        table = table_of(self)
+        table.clear()
+        table.update(known)
+        return await write(self, *arguments, **more)
 
-    return mock.patch.object(InProcessStreamBridge, "publish", publish)
-
-
-@mutant("G8", "stream_bridge", by="cancelling_ends_a_call")
-def a_cancellation_is_swallowed() -> Patched:
-    """A publish that is cancelled while it waits goes on as if nothing had been."""
-
-    async def publish(self: InProcessStreamBridge, run_id: str, event: str, data: Any) -> str:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(0.001)
-        return await _publish(self, run_id, event, data)
-
-    return mock.patch.object(InProcessStreamBridge, "publish", publish)
+    return methods(backend, **{name: writing})
 
 
-@mutant("G9", "stream_bridge", by="nothing_outlives_the_context")
-def a_task_is_left_after_closing() -> Patched:
-    """Closing starts a task that goes on."""
-    left: list[Any] = []
+@mutant("G6", "thread_index", by=_RIVALS)
+def rival_creations_are_lost() -> Patched:
+    """Of threads that are created at one moment the last one stays."""
+    create = InProcessThreadIndex.create
 
-    async def close(self: Hub) -> None:
-        await _hub_close(self)
-        left.append(asyncio.create_task(asyncio.sleep(3_600)))
+    async def creating(self: InProcessThreadIndex, thread: Any) -> Any:
+        known = set(self._table.threads)
+        await asyncio.sleep(0)
+        for thread_id in set(self._table.threads) - known:
+            self._unshelve(self._table.threads.pop(thread_id))
+        return await create(self, thread)
 
-    return mock.patch.object(Hub, "close", close)
-
-
-@mutant("G9", "memory", by=("calls_after_closing_raise_closed", "open_iterators_raise_closed"))
-def closed_stores_still_answer() -> Patched:
-    """After its context manager was left, a store goes on as before."""
-    return mock.patch.object(Binding, "close")
+    return methods(InProcessThreadIndex, create=creating)
 
 
-@mutant("G10", "stream_bridge", by="times_are_the_servers")
-def times_are_naive() -> Patched:
-    """Times have no time zone."""
+@mutant("G6", *CAPABILITIES, by="reach_is_declared")
+def a_replica_reaches_further(backend: type) -> Patched:
+    """The second instance says that it reaches further than the first."""
+    asked: list[Any] = []
 
-    def naive(microseconds: int) -> datetime:
-        return to_datetime(microseconds).replace(tzinfo=None)
+    def reach(self: Any) -> str:
+        if self not in asked:
+            asked.append(self)
+        return "process" if asked.index(self) == 0 else "host"
 
-    return mock.patch.object(streams, "to_datetime", naive)
-
-
-@mutant("G11", "stream_bridge", by="what_expired_is_freed")
-def what_expired_is_kept() -> Patched:
-    """Streams that have expired are hidden, and stay in memory for ever."""
-    return mock.patch.object(InProcessStreamBridge, "sweep")
-
-
-@mutant("G11", "memory", by="what_expired_is_freed")
-def what_was_deleted_is_kept() -> Patched:
-    """An erased user's memory is moved aside instead of being freed."""
-
-    async def erase(self: InProcessMemoryStore, user_id: str | None) -> None:
-        user = self._users.get(user_id)
-        await _erase(self, user_id)
-        if user is not None:
-            self._users[f"erased {user_id}"] = user
-
-    return mock.patch.object(InProcessMemoryStore, "erase", erase)
-
-
-@mutant("G13", "thread_index", by="ping_answers")
-def ping_answers_when_closed() -> Patched:
-    """Ping looks at nothing."""
-
-    async def ping(self: InProcessThreadIndex) -> None:
-        return None
-
-    return mock.patch.object(InProcessThreadIndex, "ping", ping)
+    return methods(backend, reach=property(reach))

@@ -34,16 +34,16 @@ _store = InProcessMemoryStore._store
 @mutant("M1", "memory", by=("the_next_read_has_what_was_applied", "a_replica_reads_what_was_applied"))
 def loads_come_from_a_cache() -> Patched:
     """An instance that loaded a part shows it unchanged until it writes itself."""
-    kept: dict[tuple[int, Any, Any], Memory] = {}
+    kept: dict[tuple[Any, Any, Any], Memory] = {}
 
     async def load(self: InProcessMemoryStore, user_id: Any, *, agent_name: Any = None) -> Memory:
-        key = (id(self), user_id, agent_name)
+        key = (self, user_id, agent_name)
         if key not in kept:
             kept[key] = await _load(self, user_id, agent_name=agent_name)
         return kept[key]
 
     async def apply(self: InProcessMemoryStore, *arguments: Any, **more: Any) -> Applied:
-        for key in [key for key in kept if key[0] == id(self)]:
+        for key in [key for key in kept if key[0] == self]:
             del kept[key]
         return await _apply(self, *arguments, **more)
 
@@ -64,16 +64,16 @@ def reading_makes_a_user() -> Patched:
 @mutant("M1", "memory", by="a_replica_reads_what_was_applied")
 def facts_come_from_a_cache() -> Patched:
     """An instance that read a fact shows it unchanged until it writes itself."""
-    kept: dict[tuple[int, Any, str, Any], Fact | None] = {}
+    kept: dict[tuple[Any, Any, str, Any], Fact | None] = {}
 
     async def get_fact(self: InProcessMemoryStore, user_id: Any, fact_id: str, *, agent_name: Any) -> Fact | None:
-        key = (id(self), user_id, fact_id, agent_name)
+        key = (self, user_id, fact_id, agent_name)
         if kept.get(key) is None:
             kept[key] = await _get_fact(self, user_id, fact_id, agent_name=agent_name)
         return kept[key]
 
     async def apply(self: InProcessMemoryStore, *arguments: Any, **more: Any) -> Applied:
-        for key in [key for key in kept if key[0] == id(self)]:
+        for key in [key for key in kept if key[0] == self]:
             del kept[key]
         return await _apply(self, *arguments, **more)
 
@@ -97,14 +97,14 @@ def the_search_index_lags() -> Patched:
 @mutant("M1", "memory", by="a_replica_reads_what_was_applied")
 def new_agents_are_not_named() -> Patched:
     """An instance names the agents that it has written itself."""
-    written: dict[int, set[str | None]] = {}
+    written: dict[Any, set[str | None]] = {}
 
     async def apply(self: InProcessMemoryStore, user_id: Any, changes: Sequence[Change], **more: Any) -> Applied:
-        written.setdefault(id(self), set()).update(change.agent_name for change in changes)
+        written.setdefault(self, set()).update(change.agent_name for change in changes)
         return await _apply(self, user_id, changes, **more)
 
     async def agents(self: InProcessMemoryStore, user_id: Any) -> list[str]:
-        return [name for name in await _agents(self, user_id) if name in written.get(id(self), ())]
+        return [name for name in await _agents(self, user_id) if name in written.get(self, ())]
 
     return with_methods(apply=apply, agents=agents)
 

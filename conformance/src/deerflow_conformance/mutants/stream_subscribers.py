@@ -287,16 +287,16 @@ def the_buffer_has_no_end() -> Patched:
 
 def _held_by_subscribers(take: Callable[[], Any], give_back: Callable[[Any], None]) -> Patched:
     """Have each subscription hold something from its beginning to its end."""
-    held: dict[int, Any] = {}
+    held: dict[Subscription, Any] = {}
 
     def attach(self: Hub, subscribed: Subscription, run_id: str) -> Watch:
-        held[id(subscribed)] = take()
+        held[subscribed] = take()
         return _attach(self, subscribed, run_id)
 
     def finish(self: Subscription) -> None:
         _finish(self)
-        if id(self) in held:
-            give_back(held.pop(id(self)))
+        if self in held:
+            give_back(held.pop(self))
 
     return together(mock.patch.object(Hub, "attach", attach), mock.patch.object(Subscription, "_finish", finish))
 

@@ -298,12 +298,12 @@ def subscribing_begins_with_the_call() -> Patched:
 
 @mutant("S3", "stream_bridge", by="programs_agree_with_the_model")
 def a_number_of_events_is_enough() -> Patched:
-    """A subscription ends, as if the run did, after six events."""
-    counts: dict[int, int] = {}
+    """A subscription ends, as if the run did, after four items."""
+    counts: dict[Subscription, int] = {}
 
     async def anext_(self: Subscription) -> StreamItem:
         item = await _anext(self)
-        counts[id(self)] = counts.get(id(self), 0) + 1
-        return END_SENTINEL if counts[id(self)] > 6 else item
+        counts[self] = counts.get(self, 0) + 1
+        return END_SENTINEL if counts[self] > 4 else item
 
     return mock.patch.object(Subscription, "__anext__", anext_)

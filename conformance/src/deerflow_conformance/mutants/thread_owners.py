@@ -224,16 +224,16 @@ def creating_takes_over() -> Patched:
 @mutant("T5", "thread_index", by="a_taken_id_is_a_conflict")
 def a_deleted_id_stays_taken() -> Patched:
     """The id of a deleted thread cannot be had again."""
-    deleted: set[tuple[int, str]] = set()
+    deleted: set[tuple[Any, str]] = set()
 
     async def delete(self: InProcessThreadIndex, thread_id: str, *, user_id: Any) -> bool:
         gone = await _delete(self, thread_id, user_id=user_id)
         if gone:
-            deleted.add((id(self._table), thread_id))
+            deleted.add((self._lock, thread_id))
         return gone
 
     async def create(self: InProcessThreadIndex, thread: NewThread) -> Thread:
-        if (id(self._table), thread.thread_id) in deleted:
+        if (self._lock, thread.thread_id) in deleted:
             raise thread_changes.taken(thread.thread_id)
         return await _create(self, thread)
 

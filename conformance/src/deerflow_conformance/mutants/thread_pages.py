@@ -177,6 +177,16 @@ def a_filter_examines_everything() -> Patched:
     return mock.patch.object(listings, "MAX_EXAMINED", 1_000_000)
 
 
+@mutant("T8", "thread_index", by="filters_match_exactly")
+def a_filter_goes_by_keys() -> Patched:
+    """A filter finds the threads that have its keys, with whatever values."""
+
+    def matches(self: ThreadListing, thread: StoredThread) -> bool:
+        return all(key in thread.metadata for key in self.wanted)
+
+    return _matching(matches)
+
+
 @mutant("T8", "thread_index", by="filters_reach_nothing_else")
 def one_of_the_entries_is_enough() -> Patched:
     """A filter of several entries finds the threads that have any of them."""

@@ -68,6 +68,18 @@ def metadata_is_merged_at_the_client() -> Patched:
     return with_methods(update=update)
 
 
+@mutant("T6", "thread_index", by="metadata_merges_key_by_key")
+def other_changes_drop_the_metadata() -> Patched:
+    """An update that changes the display name or the status leaves no metadata but what it brings."""
+
+    def change(self: ThreadUpdate, thread: StoredThread, now: int) -> StoredThread:
+        changed = _change(self, thread, now)
+        only_metadata = self.display_name is KEEP and self.status is KEEP
+        return changed if only_metadata else dataclasses.replace(changed, metadata=self.metadata)
+
+    return mock.patch.object(ThreadUpdate, "__call__", change)
+
+
 @mutant("T6", "thread_index", by="none_is_a_value_and_values_are_whole")
 def objects_merge_deeply() -> Patched:
     """An object that is put in place of another one is merged into it."""

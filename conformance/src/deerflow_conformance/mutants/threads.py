@@ -48,14 +48,14 @@ def a_moved_thread_stays_listed() -> Patched:
 @mutant("T1", "thread_index", by=("a_replica_lists_at_once", "a_list_is_exactly_the_users_threads"))
 def a_list_lags_behind() -> Patched:
     """A list without filters is the one that this instance read before."""
-    kept: dict[tuple[int, Any, int], Page[Thread]] = {}
+    kept: dict[tuple[Any, Any, int], Page[Thread]] = {}
 
     async def lagging(self: InProcessThreadIndex, user_id: Any, *, limit: int = 50, **more: Any) -> Page[Thread]:
         page = await _list(self, user_id, limit=limit, **more)
         if any(value is not None for value in more.values()):
             return page
-        before = kept.get((id(self), user_id, limit), page)
-        kept[id(self), user_id, limit] = page
+        before = kept.get((self, user_id, limit), page)
+        kept[self, user_id, limit] = page
         return before
 
     return with_methods(list=lagging)
@@ -69,12 +69,12 @@ def deleted_threads_stay_listed() -> Patched:
     async def delete(self: InProcessThreadIndex, thread_id: str, *, user_id: Any) -> bool:
         thread = await _get(self, thread_id, user_id=user_id)
         if thread is not None:
-            deleted.setdefault(id(self._table), []).append(thread)
+            deleted.setdefault(self._lock, []).append(thread)
         return await _delete(self, thread_id, user_id=user_id)
 
     async def listing(self: InProcessThreadIndex, user_id: Any, **more: Any) -> Page[Thread]:
         page = await _list(self, user_id, **more)
-        gone = [one for one in deleted.get(id(self._table), ()) if user_id is ANY_USER or one.user_id == user_id]
+        gone = [one for one in deleted.get(self._lock, ()) if user_id is ANY_USER or one.user_id == user_id]
         return dataclasses.replace(page, items=(*page.items, *gone))
 
     return with_methods(delete=delete, list=listing)
