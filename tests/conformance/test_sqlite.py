@@ -18,6 +18,7 @@ def _connected(space: Space) -> AbstractAsyncContextManager[sqlite.Connection]:
         path=space.folder,
         namespace=space.name,
         timeout_seconds=space.timeout_seconds,
+        publish_timeout_seconds=space.publish_timeout_seconds,
         sweep_seconds=0.2,
         count_work=True,
     )

@@ -84,7 +84,9 @@ class Attempt:
         except Exception as error:
             late = isinstance(error, TimeoutError) and deadline.expired()
             wanted = f"an answer or BackendUnavailable from {self.what}"
-            self._unkept = Unkept(f"{wanted} within {seconds:g} s", "nothing") if late else Unkept(wanted, repr(error))
+            self._unkept = (
+                Unkept(f"{wanted} by its timeout", f"nothing in {seconds:g} s") if late else Unkept(wanted, repr(error))
+            )
         else:
             self.returned = self._certain = True
             self.heard = f"it returned {self._answer!r}"

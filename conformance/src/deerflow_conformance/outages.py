@@ -48,7 +48,8 @@ async def ends_in_time(call: Callable[[], Awaitable[Any]], what: str) -> Any:
         if not deadline.expired():
             raise
         seconds = time.monotonic() - began
-        unkept(f"an end of {what}, whose timeout is {TIMEOUT_SECONDS:g} s", f"nothing in {seconds:.1f} s")
+        wanted = f"an end of {what}, opened with timeout_seconds and publish_timeout_seconds of {TIMEOUT_SECONDS:g}"
+        unkept(wanted, f"nothing in {seconds:.1f} s")
 
 
 async def fails_in_time(call: Callable[[], Awaitable[Any]], what: str) -> None:
