@@ -1,16 +1,22 @@
 """The kit's proof of itself: every deliberate fault is noticed, by the checks that look for it."""
 
+import dataclasses
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from deerflow_conformance.checks import checks_of
+from deerflow_conformance.kill_matrix import matrix
 from deerflow_conformance.mutants import SEEDS, Mutant, all_mutants, mutant, run_mutant
 from deerflow_conformance.promises import CAPABILITIES, PROMISES, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import State
 from deerflow_conformance.runs import Run
 
+ROOT = Path(__file__).parents[2]
 MUTANTS = all_mutants()
 
 
@@ -51,6 +57,27 @@ def test_every_check_has_a_mutant() -> None:
     seen = {(mutated.number, name) for mutated in MUTANTS for name in mutated.by}
     checks = [check for number in PROMISES for check in checks_of(number) if check.level != "L3"]
     assert [f"{one.number} {one.name}" for one in checks if (one.number, one.name) not in seen] == []
+
+
+def test_the_kill_matrix_is_of_these_mutants() -> None:
+    """The page in the docs is what `python -m deerflow_conformance.mutants --write docs/kill-matrix.md` writes."""
+    assert (ROOT / "docs/kill-matrix.md").read_text(encoding="utf-8") == matrix(MUTANTS)
+
+
+def test_the_kill_matrix_is_written_when_all_are_noticed(tmp_path: Path) -> None:
+    """The command runs the mutants that are asked for, in processes of their own, and writes of all or not at all."""
+    command = [sys.executable, "-m", "deerflow_conformance.mutants"]
+    some = subprocess.run([*command, "-k", "S2 (rivals|seqs)"], capture_output=True, text=True, check=True)
+    assert some.stdout == "2 mutants, 0 times missed\n"
+    page = tmp_path / "page.md"
+    both = subprocess.run([*command, "-k", "S2", "--write", str(page)], capture_output=True, text=True, check=False)
+    assert (both.returncode, page.exists()) == (2, False)
+
+
+def test_the_kill_matrix_takes_text_as_text() -> None:
+    """What Markdown would take for a mark is text in the page."""
+    marked = dataclasses.replace(MUTANTS[0], sentence="<b> a|b *c* __d__", by=("one", "two"))
+    assert r"| \<b> a\|b \*c\* \__d\__ | `one`, `two` |" in matrix([marked])
 
 
 def test_mutants_register_by_promise_with_a_docstring() -> None:

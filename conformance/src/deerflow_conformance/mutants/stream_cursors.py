@@ -115,7 +115,7 @@ def an_empty_stream_has_no_place() -> Patched:
     return _retaining(lambda cursor, head, entries: head.earliest is not None and _is_retained(cursor, head, entries))
 
 
-@mutant("S5", "stream_bridge", by="a_retained_cursor_continues_exactly")
+@mutant("S5", "stream_bridge", by=("a_retained_cursor_continues_exactly", "a_cursor_goes_on_among_rivals"))
 def a_cursor_repeats_its_event() -> Patched:
     """Who resumes gets the event that the cursor names once more."""
 
