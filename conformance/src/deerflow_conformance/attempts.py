@@ -29,7 +29,7 @@ WRITES: Final[Mapping[Capability, Writes]] = {
 }
 
 #: How long calls wait for their server where waiting in vain is what is looked at, in seconds.
-TIMEOUT_SECONDS: Final = 1.0
+TIMEOUT_SECONDS: Final = 0.8
 #: How much later than that they may end: what a busy machine takes, and far from waiting for ever.
 GRACE_SECONDS: Final = 10.0
 #: How soon afterwards everything must work again, by itself.

@@ -13,7 +13,7 @@ from deerflow_conformance.networks import Network
 #: Disturbs a network from a moment that *random* draws, until the calls that wait for it have ended.
 Fault: TypeAlias = Callable[[Network, Random], Coroutine[Any, Any, None]]
 
-_OUTLASTING_SECONDS: Final = 2 * TIMEOUT_SECONDS
+_OUTLASTING_SECONDS: Final = 1.4 * TIMEOUT_SECONDS
 
 
 async def _cut_often(network: Network, random: Random) -> None:
