@@ -26,6 +26,8 @@ _NUMBER_BYTES: Final = 12
 #: How often processes are killed anew, with a budget of 1, and how often the network is disturbed.
 _KILLS: Final = 2
 _DISTURBANCES: Final = 1
+#: How often the server is restarted during one program.
+_RESTARTS: Final = 4
 #: How long a stopped process or a held network stands still.
 _STILL_SECONDS: Final = 0.2
 #: How long calls wait on a network that is disturbed.
@@ -46,7 +48,7 @@ def process_strikes(bench: Bench) -> dict[str, Striking]:
 
 
 def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
-    """Kill one rival's process in the middle of a call, and stop the other's for a while."""
+    """Kill the rivals' processes in the middle of a call each, and stop one of them for a while."""
     strikes = process_strikes(bench)
 
     async def body(program: list[Turn]) -> None:
@@ -55,7 +57,7 @@ def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
         await read_and_judge(bench, rivalry, space, history)
 
     for _ in range(max(1, bench.volume(_KILLS))):
-        program = _struck(bench, rivalry, [("SIGSTOP", RIVALS[:1]), ("SIGKILL", RIVALS[1:])])
+        program = _struck(bench, rivalry, [("SIGSTOP", RIVALS), *(("SIGKILL", [rival]) for rival in RIVALS)])
         bench.run(partial(body, program))
 
 
@@ -81,15 +83,18 @@ def restart_server(bench: Bench, rivalry: Rivalry) -> None:
     if not bench.durable:
         bench.not_applicable("the function was not given durable=True, so no server was killed")
 
-    async def restart(_opened: Any, _call: asyncio.Task[object]) -> None:
-        await bench.restart()
-
     async def body(program: list[Turn]) -> None:
         space, history = bench.space(), History(bench.capability)
+        one_at_a_time = asyncio.Lock()
+
+        async def restart(_opened: Any, _call: asyncio.Task[object]) -> None:
+            async with one_at_a_time:
+                await bench.restart()
+
         await play(bench, rivalry, program, space, history, strikes={"restart": restart}, borne=_BORNE)
         await read_and_judge(bench, rivalry, space, history)
 
-    bench.run(partial(body, _struck(bench, rivalry, [("restart", _ALL)])))
+    bench.run(partial(body, _struck(bench, rivalry, [("restart", _ALL)] * _RESTARTS)))
 
 
 def _struck(bench: Bench, rivalry: Rivalry, strikes: Sequence[tuple[str, Sequence[int]]]) -> list[Turn]:

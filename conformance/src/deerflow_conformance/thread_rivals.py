@@ -17,12 +17,14 @@ from deerflow_conformance.linearizability import expect_linearizable
 from deerflow_conformance.rivalries import Ask, Rivalry, explore_rivals
 from deerflow_conformance.strikes import disturb_network, kill_rivals, restart_server
 
-_IDS: Final = ("t", "t", "t", "T")
+_IDS: Final = ("t", "t", "t", "T", "t:")
 _USERS: Final = ("ann", "Ann")
 _KEYS: Final = ("k", "K", "a.b")
 _STATUSES: Final = ("idle", "running")
-_FIRST: Final = [Ask("create", (NewThread(thread_id, "ann", metadata={"old": 0}),)) for thread_id in ("t", "T")]
-_EVERYTHING: Final = [Ask("get", (thread_id,), {"user_id": ANY_USER}) for thread_id in ("t", "T")]
+_FIRST: Final = [
+    Ask("create", (NewThread(thread_id, "ann", metadata={"old": 0}),)) for thread_id in dict.fromkeys(_IDS)
+]
+_EVERYTHING: Final = [Ask("get", (thread_id,), {"user_id": ANY_USER}) for thread_id in dict.fromkeys(_IDS)]
 
 
 def _ask(digits: Digits, kind: str, place: int) -> Ask:
@@ -180,7 +182,7 @@ def rivals_updates_have_one_order_and_its_times(bench: Bench) -> None:
     explore_rivals(bench, _rivalry("guarded", "merge", "guarded", "get", "guarded", judge=_judge_times))
 
 
-_CREATORS: Final = _rivalry("create", "delete", "create", "get", "delete", first=())
+_CREATORS: Final = _rivalry("create", "get", "create", "delete", "get", "delete", first=())
 _MERGERS: Final = _rivalry("merge", "merge", "remove", "get")
 
 
