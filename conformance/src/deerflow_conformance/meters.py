@@ -21,7 +21,7 @@ from deerflow_conformance.spaces import Space
 #: What "the same" leaves room for: half as much again ...
 _RATIO: Final = 1.5
 #: ... and what goes on by itself while a call is measured, such as a sweep or a sign of life.
-_ASIDE: Final = {"round trips": 3, "steps of work": 30}
+_ASIDE: Final = {"round trips": 1, "steps of work": 30}
 #: A pool makes a connection when it first needs one, and the event loop a thread: this many more are no growth.
 _A_FEW: Final = 4
 

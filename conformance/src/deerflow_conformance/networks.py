@@ -45,6 +45,11 @@ class Network:
         """How many pieces of requests were passed on so far: what was written at once comes in one piece, mostly."""
         return sum(one.requests for one in self.proxies)
 
+    @property
+    def passed_bytes(self) -> int:
+        """How many bytes were passed on so far, in both directions: what is asked together shows here all the same."""
+        return sum(one.passed_bytes for one in self.proxies)
+
     def cut(self) -> None:
         """Reset every present connection."""
         for one in self.proxies:

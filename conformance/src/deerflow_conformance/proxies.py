@@ -81,6 +81,11 @@ class Proxy:
         """How many pieces of requests were passed on so far: what was written at once comes in one piece, mostly."""
         return self._switches.requests
 
+    @property
+    def passed_bytes(self) -> int:
+        """How many bytes were passed on so far, in both directions."""
+        return self._switches.passed_bytes
+
     def url(self, url: str) -> str:
         """Return *url* with this proxy in place of its host and port; its credentials, path and query stay."""
         parts = urlsplit(url)
@@ -205,12 +210,14 @@ class _Switches:
         bytes_per_second: How fast each direction of a connection is, None for as fast as it goes.
         faults: Requests and replies that are still to be lost.
         requests: How many pieces of requests were passed on.
+        passed_bytes: How many bytes were passed on in both directions.
     """
 
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     swallowing: bool = False
     bytes_per_second: float | None = None
     requests: int = 0
+    passed_bytes: int = 0
     faults: list[_Fault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -314,6 +321,7 @@ class _Connection:
 
     async def _pass_on(self, chunk: bytes, side: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        self._switches.passed_bytes += len(chunk)
         while (speed := self._switches.bytes_per_second) is not None and chunk:
             part, chunk = chunk[: math.ceil(speed * _SLICE_SECONDS)], chunk[math.ceil(speed * _SLICE_SECONDS) :]
             await asyncio.sleep(len(part) / speed)
