@@ -275,13 +275,15 @@ class Bench:
         self.program = None
         failed: list[tuple[Any, BaseException]] = []
         first_failed_at = 0.0
+        # The same for all: a program that failed must fail again, or it could not be shortened.
+        order = self.random.random()
 
         def example(program: Any) -> None:
             nonlocal first_failed_at
             if failed and time.monotonic() - first_failed_at > _SHRINK_SECONDS:
                 raise _Enough
             try:
-                self._isolated(lambda: body(program))
+                self._isolated(lambda: body(program), order)
             except (NotApplicable, CouldNotRun):
                 raise
             except (Exception, Blocked) as error:
@@ -332,13 +334,15 @@ class Bench:
 
         explored()
 
-    def _isolated(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _isolated(self, body: Callable[[], Coroutine[Any, Any, None]], order: float | None = None) -> None:
         if self.reach != "process":
             # Before what is counted as left over.
             self._helper.ready()
             if self._wants_rivals:
                 self._rivals.ready()
-        shuffled = random.Random(self.random.random()) if self.virtual else None  # noqa: S311
+        if order is None:
+            order = self.random.random()
+        shuffled = random.Random(order) if self.virtual else None  # noqa: S311
         try:
             run_isolated(body, virtual=self.virtual, shuffled=shuffled)
         finally:

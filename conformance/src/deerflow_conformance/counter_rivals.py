@@ -51,7 +51,7 @@ def _figures(digits: Digits) -> dict[str, int]:
 
 
 def _ask(digits: Digits, kind: str) -> Ask:
-    name = digits.pick((*_MODELS[:1] * 3, *_MODELS))
+    name = digits.pick((*_MODELS[:1] * 7, *_MODELS))
     token = {"token": digits.pick(_TOKENS)} if kind.startswith("tokened") else {}
     match kind.removeprefix("tokened "):
         case "record":
@@ -93,7 +93,7 @@ def recordings_among_rivals_are_whole(bench: Bench) -> None:
 @check("C6", level="L2")
 def resets_among_rivals_have_a_moment(bench: Bench) -> None:
     """A reset among rivals' recordings removes exactly what was recorded before one moment, from totals and windows."""
-    explore_rivals(bench, _rivalry("record", "totals", "record", "totals", "reset", "window"))
+    explore_rivals(bench, _rivalry("record", "totals", "totals", "record", "totals", "reset", "totals", "window"))
 
 
 _COUNTING: Final = _rivalry("record", "both", "totals", "record")
