@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 from unittest import mock
 
@@ -43,7 +44,7 @@ BACKENDS: Final[dict[Capability, type]] = {
 
 #: A mutant must die of what a check looks for. One that makes the backend crash proves nothing about the check.
 _DEATHS: Final = (Kind.UNKEPT, Kind.HANG, Kind.LEFTOVER)
-_registry: dict[tuple[Capability, str], Mutant] = {}
+_registry: dict[tuple[str, Capability, str], Mutant] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,10 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
             raise ValueError(f"{name} needs a docstring: it is what is shown when no check notices the fault")
         sentence = patch.__doc__.strip().splitlines()[0]
         for capability in capabilities:
-            if (capability, name) in _registry:
-                raise ValueError(f"there are two mutants of {capability} named {name!r}")
+            if (number, capability, name) in _registry:
+                raise ValueError(f"there are two mutants of {capability} for {number} named {name!r}")
             made = partial(patch, BACKENDS[capability]) if inspect.signature(patch).parameters else patch
-            _registry[capability, name] = Mutant(number, capability, name, sentence, names, made)
+            _registry[number, capability, name] = Mutant(number, capability, name, sentence, names, made)
         return patch
 
     return register
@@ -137,8 +138,8 @@ def together(*patches: Patched) -> Iterator[None]:
         yield
 
 
-def methods(owner: type, **changed: Any) -> Patched:
-    """Give a class other methods, while entered."""
+def methods(owner: type | ModuleType, **changed: Any) -> Patched:
+    """Give a class other methods, or a module other functions, while entered."""
     # Not `mock.patch.multiple`, which takes a method `create` for an argument of its own.
     return together(*(mock.patch.object(owner, name, method) for name, method in changed.items()))
 

@@ -63,6 +63,9 @@ class Wire:
             Lost: There is none. The server may have done it, or may do it until *deadline*, by the loop's clock.
         """
         loop = asyncio.get_running_loop()
+        if self._transport.is_closing():
+            await asyncio.sleep(0)  # until everybody knows
+            raise Lost
         number = next(self._numbers)
         write = None if token is None else Write(token, int(deadline * MICROSECONDS + self._ahead))
         self._transport.write(frame(Request(number, operation, arguments, write)))
@@ -84,7 +87,9 @@ class Wire:
                 silent = loop.time() - max(since, self._reader.heard_at)
                 if silent > silence_seconds:
                     break
-                if silent > silence_seconds / 2:  # it may be slow with what it was asked, but not with this
+                if (
+                    silent > silence_seconds / 2 and not self._transport.is_closing()
+                ):  # it may be slow with what it was asked, but not with this
                     self._transport.write(frame(Request(0, TICK, (), None)))
         finally:
             reading.cancel()
@@ -135,6 +140,7 @@ class Link:
         self._news = asyncio.Event()
         self._trouble: BaseException | None = None
         self._closed = False
+        self._pause = _FIRST_PAUSE_SECONDS
         self._task = asyncio.create_task(self._stay_connected())
 
     async def ask(self, operation: str, *arguments: Any) -> Any:
@@ -186,22 +192,24 @@ class Link:
         return self._wire
 
     async def _stay_connected(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                async with self._connecting() as wire:
-                    self._wire, self._trouble, pause = wire, None, _FIRST_PAUSE_SECONDS
-                    self._news.set()
-                    self.changed(None)
-                    try:
-                        await wire.run(self._silence_seconds)
-                    finally:
-                        self._wire = None
-                        self._news.clear()
+                await self._be_connected()
             except (OSError, EOFError, TimeoutError) as error:
                 self._trouble = error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _be_connected(self) -> None:
+        async with self._connecting() as wire:
+            self._wire, self._trouble, self._pause = wire, None, _FIRST_PAUSE_SECONDS
+            self._news.set()
+            self.changed(None)
+            try:
+                await wire.run(self._silence_seconds)
+            finally:
+                self._wire = None
+                self._news.clear()
 
     @asynccontextmanager
     async def _connecting(self) -> AsyncIterator[Wire]:

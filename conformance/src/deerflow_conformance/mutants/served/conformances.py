@@ -20,6 +20,7 @@ from deerflow_backends.clocks import wall_clock
 from deerflow_backends.sqlite import layout
 from deerflow_conformance.conformances import Conformance, conform
 from deerflow_conformance.mutants.served.capabilities import Settings, open_capability
+from deerflow_conformance.mutants.served.faults import have_fault
 from deerflow_conformance.spaces import Space
 
 #: Answers that nobody can ask for any more; the others are there for whoever lost one.
@@ -55,7 +56,7 @@ class ServerProcess:
             self._reserved.bind(("127.0.0.1", 0))
             os.environ[self._variable] = f"tcp://127.0.0.1:{self._reserved.getsockname()[1]}"
             atexit.register(self.close)
-        module = "deerflow_conformance.mutants.served.server"
+        module = "deerflow_conformance.mutants.served"
         port = str(self._reserved.getsockname()[1])
         command = [sys.executable, "-m", module, str(self._folder), port]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603  # our own module
@@ -172,3 +173,5 @@ async def counters(space: Space) -> AsyncIterator[Any]:
 
 #: What mutants of this backend run on.
 SERVED: Final[tuple[Conformance, ...]] = (stream_bridge, memory, thread_index, counters)
+
+have_fault()

@@ -1,6 +1,6 @@
 """The server: hosts core's SQLite backend in a folder for all that connect, on one port of the loopback.
 
-Started as ``python -m deerflow_conformance.mutants.served.server FOLDER PORT``. It says ``ready`` once it can be
+Started as ``python -m deerflow_conformance.mutants.served FOLDER PORT``. It says ``ready`` once it can be
 connected to, and ends when the process that started it has. What it acknowledged is in the folder, and outlives it.
 """
 
@@ -62,7 +62,10 @@ class Server:
             ):
                 await answers.prepare(database)
                 client = Client(self.clients[hello.namespace], writer, database, operations)
-                await client.serve(reader)
+                try:
+                    await client.serve(reader)
+                finally:
+                    await client.finish()
         except EOFError:
             pass
         finally:
@@ -94,8 +97,11 @@ class Client:
                 task.add_done_callback(self._tasks.discard)
         finally:
             self._beside.discard(self)
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+
+    async def finish(self) -> None:
+        """Do what was asked for; nobody hears what becomes of it."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def send(self, message: Any) -> None:
         """Send a message, unless the client is gone."""
@@ -137,7 +143,3 @@ async def run(folder: Path, port: int) -> None:
     sys.stdout.flush()
     while os.getppid() == parent:  # noqa: ASYNC110  # nothing tells when that changes
         await asyncio.sleep(_LOOK_SECONDS)
-
-
-if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1]), int(sys.argv[2])))
