@@ -22,6 +22,12 @@ async def _cut_often(network: Network, random: Random) -> None:
         network.cut()
 
 
+async def _lose_often(network: Network, random: Random) -> None:
+    for _ in range(8):
+        random.choice((network.lose_reply, network.lose_request))()
+        await asyncio.sleep(random.uniform(0.0, 0.06))
+
+
 async def _vanish(network: Network, random: Random) -> None:
     await asyncio.sleep(random.uniform(0.0, 0.02))
     network.refuse()
@@ -63,6 +69,7 @@ async def _trickle(network: Network, random: Random) -> None:
 
 FAULTS: Final[dict[str, Fault]] = {
     "connections cut again and again": _cut_often,
+    "requests and replies lost again and again": _lose_often,
     "cut off, and new connections refused": _vanish,
     "a silent server": _stall,
     "a server that was silent for a moment": _stall_a_moment,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from deerflow_conformance.attempts import GRACE_SECONDS, TIMEOUT_SECONDS, Attempts, make_all
 from deerflow_conformance.bench import Bench
@@ -15,12 +15,35 @@ from deerflow_conformance.disturbed import Disturbed, disturbed
 from deerflow_conformance.faults import FAULTS, Fault
 from deerflow_conformance.networks import Loss, Network
 
-#: What is lost next: called with the mark that the write bears.
-LOSSES: Final[dict[str, Callable[[Network, bytes], Loss]]] = {
-    "its reply lost": Network.lose_reply,
-    "its request lost": Network.lose_request,
-    "the next reply lost": lambda network, mark: network.lose_reply(),
-    "the next request lost": lambda network, mark: network.lose_request(),
+#: Loses something of a write; called with the mark that it bears, and cancelled once it has ended.
+Losing: TypeAlias = Callable[[Network, bytes], Coroutine[Any, Any, Loss]]
+
+
+async def _its_reply(network: Network, mark: bytes) -> Loss:
+    return network.lose_reply(mark)
+
+
+async def _its_request(network: Network, mark: bytes) -> Loss:
+    return network.lose_request(mark)
+
+
+async def lose_later(network: Network, earlier: int, lose: Callable[[Network], Loss]) -> Loss:
+    """Lose something of the next piece of a request but *earlier* ones: of a transaction, say, what commits it."""
+    before = network.requests
+    while network.requests < before + earlier:  # noqa: ASYNC110  # at once, not a moment after the piece has gone
+        await asyncio.sleep(0)
+    return lose(network)
+
+
+def _later(earlier: int, lose: Callable[[Network], Loss]) -> Losing:
+    return lambda network, _: lose_later(network, earlier, lose)
+
+
+LOSSES: Final[dict[str, Losing]] = {
+    "its reply lost": _its_reply,
+    "its request lost": _its_request,
+    **{f"the reply to its request {number + 1} lost": _later(number, Network.lose_reply) for number in range(4)},
+    **{f"its request {number + 1} lost": _later(number, Network.lose_request) for number in range(4)},
 }
 
 
@@ -34,13 +57,17 @@ def a_lost_request_or_reply_is_resolved_or_reported(bench: Bench) -> None:
             attempts = Attempts(bench)
             turns = [*itertools.product(range(attempts.kinds), LOSSES)]
             bench.random.shuffle(turns)
-            lost: list[Loss] = []
+            happened = 0
             for turn, how in turns:
                 (attempt,) = await attempts.prepare(one.observer, how, turn=turn)
-                lost.append(LOSSES[how](one.network, attempt.name.encode()))
+                losing = asyncio.create_task(LOSSES[how](one.network, attempt.name.encode()))
+                await asyncio.sleep(0)
                 await attempt.make(one.opened, space.timeout_seconds + GRACE_SECONDS)
                 one.network.mend()
-            if not any(loss.happened for loss in lost):
+                losing.cancel()  # it was made by fewer requests
+                await asyncio.wait([losing])
+                happened += not losing.cancelled() and losing.result().happened
+            if not happened:
                 bench.could_not_run("no request of a write went through the kit's proxy, so none could be lost")
             await attempts.judge(one.observer)
 

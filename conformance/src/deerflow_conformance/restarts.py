@@ -12,6 +12,7 @@ from deerflow_conformance.checks import check, expect
 from deerflow_conformance.disturbed import opened_soon, patient, unlogged
 from deerflow_conformance.faces import RUN
 from deerflow_conformance.outages import calls_of, fails_in_time
+from deerflow_conformance.stream_steps import split_id
 from deerflow_conformance.subscribers import Reader, data_of, publish_numbers, reading
 
 
@@ -128,6 +129,9 @@ def publishing_outlasts_a_restart(bench: Bench) -> None:
                 await bridge.publish_end(f"{RUN} {number}")
                 expect(len(set(ids)) == len(ids), "an id of its own for each event", ids)
                 if bench.durable:
+                    parts = [split_id(one) for one in ids]
+                    growing = parts == sorted(parts) and [seq for _, seq in parts] == [*range(1, 1 + len(ids))]
+                    expect(growing, "epochs that never fall, and seqs without a hole", ids)
                     async with reading(bench, bridge, f"{RUN} {number}") as reader:
                         events = [item for item in await reader.rest() if item is not END_SENTINEL]
                         expect(data_of(events) == [*range(len(ids))], "each event once, in order", data_of(events))
