@@ -18,13 +18,27 @@ from deerflow_conformance.runs import Run
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = all_mutants()
+SERVED = [mutated for mutated in MUTANTS if mutated.served]
 
 
-@pytest.mark.parametrize("mutated", MUTANTS, ids=lambda one: f"{one.capability}-{one.number}-{one.name}")
+def named(mutated: Mutant) -> str:
+    return f"{mutated.capability}-{mutated.number}-{mutated.name}"
+
+
+@pytest.mark.parametrize("mutated", [one for one in MUTANTS if not one.served], ids=named)
 def test_a_mutant_dies(mutated: Mutant) -> None:
     """Each check that looks for it fails, with every seed and not by a crash; without the fault: test_reference."""
     survived = [str(outcome) for seed in SEEDS if (outcome := run_mutant(mutated, seed)).missed]
     assert survived == [], "\n".join(survived)
+
+
+@pytest.mark.parametrize("mutated", SERVED, ids=named)
+@pytest.mark.parametrize("seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.proof) for seed in SEEDS[1:])])
+@pytest.mark.served
+def test_a_mutant_of_the_served_backend_dies(mutated: Mutant, seed: int) -> None:
+    """The same with a server of its own; without the fault: test_served."""
+    outcome = run_mutant(mutated, seed)
+    assert not outcome.missed, str(outcome)
 
 
 def test_there_are_enough() -> None:

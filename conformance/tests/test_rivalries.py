@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,10 +39,10 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture
-def on_host() -> Iterator[Bench]:
+def on_host(tmp_path: Path) -> Iterator[Bench]:
     (found,) = (
         one
-        for one in conform_plugin("sqlite", connection={"path": "."}).conformances()
+        for one in conform_plugin("sqlite", connection={"path": str(tmp_path)}).conformances()
         if one.capability == "thread_index"
     )
     run = Run(found)

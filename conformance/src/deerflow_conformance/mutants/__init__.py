@@ -58,6 +58,7 @@ class Mutant:
         sentence: What is wrong, in one line.
         by: The names of the checks that look for this very fault: each of them must notice, with every seed.
         patch: Makes it so, while entered.
+        served: Whether it is one of the served backend, which takes processes, a server and real time.
     """
 
     number: str
@@ -66,6 +67,7 @@ class Mutant:
     sentence: str
     by: tuple[str, ...]
     patch: Patch
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,9 @@ class Outcome:
         return "\n".join(lines)
 
 
-def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) -> Callable[[Any], Any]:
+def mutant(
+    number: str, *capabilities: Capability, by: str | tuple[str, ...], served: bool = False
+) -> Callable[[Any], Any]:
     """Register a fault that breaks the promise *number*; the function's docstring says what is wrong.
 
     A function with a parameter is given the in-process class of each of the *capabilities* in turn.
@@ -105,6 +109,7 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
         number: The promise.
         capabilities: Where it is broken.
         by: The check, or checks, that look for this very fault. That another check notices proves nothing.
+        served: Whether it is one of the served backend.
 
     Raises:
         ValueError: A capability has no such promise, there is no docstring, or the name is taken.
@@ -123,7 +128,7 @@ def mutant(number: str, *capabilities: Capability, by: str | tuple[str, ...]) ->
             if (number, capability, name) in _registry:
                 raise ValueError(f"there are two mutants of {capability} for {number} named {name!r}")
             made = partial(patch, BACKENDS[capability]) if inspect.signature(patch).parameters else patch
-            _registry[number, capability, name] = Mutant(number, capability, name, sentence, names, made)
+            _registry[number, capability, name] = Mutant(number, capability, name, sentence, names, made, served)
         return patch
 
     return register

@@ -160,7 +160,7 @@ def a_dead_writer_holds_the_lock() -> Patched:
     return together(_locking(gives_back=False), _writing_alone())
 
 
-@fault("G5", "thread_index", by="what_waited_for_a_stopped_process_is_done_once_or_says_so")
+@fault("G5", "thread_index", by="what_waited_for_a_stopped_process_is_done_once_or_says_so", for_ever=True)
 def who_waited_in_vain_writes_later() -> Patched:
     """What could not have the lock in time fails as not written, and is written once it has it."""
 
@@ -192,7 +192,7 @@ def who_was_cancelled_gets_the_lock() -> Patched:
     return together(_locking(), methods(Link, _ask=ask))
 
 
-@fault("S16", "stream_bridge", by="a_subscriber_stays_beside_a_stopped_writer")
+@fault("S16", "stream_bridge", by="a_subscriber_stays_beside_a_stopped_writer", for_ever=True)
 def who_reads_waits_for_the_lock() -> Patched:
     """A subscriber that does not get the lock in time, since somebody writes much, ends with an error."""
 

@@ -35,6 +35,7 @@ _PATIENCE: Final = (
     ("deerflow_conformance.disturbed", "RECOVERY_SECONDS", 5.0),
     ("deerflow_conformance.outages", "GRACE_SECONDS", 2.0),
     ("deerflow_conformance.stream_outages", "_NEWS_SECONDS", 5.0),
+    ("deerflow_conformance.isolation", "REAL_SECONDS", 25.0),
 )
 
 #: What another process has entered, for as long as it lives.
@@ -64,7 +65,7 @@ def fault(
         for capability in capabilities:
             made = partial(_served, capability, name)
             made.__name__, made.__doc__ = name, patch.__doc__  # type: ignore[attr-defined]
-            mutant(number, capability, by=by)(made)
+            mutant(number, capability, by=by, served=True)(made)
         return patch
 
     return register
