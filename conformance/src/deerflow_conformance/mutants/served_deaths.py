@@ -76,7 +76,6 @@ def a_server_answers_before_it_commits() -> Patched:
     return methods(Worker, _perform=perform)
 
 
-@fault("T5", "thread_index", by="creators_through_a_restart_have_an_order", elsewhere=True)
 @fault("M5", "memory", by="rivals_through_a_restart_have_an_order", elsewhere=True)
 def a_restart_begins_with_nothing() -> Patched:
     """The server removes what it finds when it starts."""
@@ -177,19 +176,6 @@ def who_waited_in_vain_writes_later() -> Patched:
         raise self._unavailable("somebody else writes", maybe_written=False)
 
     return together(_locking(), methods(Link, write=write))
-
-
-@fault("G8", "counters", by="calls_cancelled_beside_a_stopped_process_leave_nothing_behind", for_ever=True)
-def who_was_cancelled_gets_the_lock() -> Patched:
-    """What is cancelled while it waits for the lock is given it all the same, and never gives it back."""
-
-    async def ask(self: Link, operation: str, *rest: Any) -> Any:
-        if operation == PING:
-            return await _ask(self, operation, *rest)
-        async with _locked(self, self.timeout_seconds):
-            return await _ask(self, operation, *rest)
-
-    return together(_locking(), methods(Link, _ask=ask))
 
 
 @fault("S16", "stream_bridge", by="a_subscriber_stays_beside_a_stopped_writer", for_ever=True)

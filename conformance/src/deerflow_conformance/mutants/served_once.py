@@ -48,7 +48,6 @@ _APART_SECONDS = 0.004
 @fault("G5", *CAPABILITIES, by="a_lost_request_or_reply_is_resolved_or_reported")
 @fault("C1", "counters", by="recordings_over_a_bad_network_add_up")
 @fault("M5", "memory", by="rivals_on_a_bad_network_have_an_order")
-@fault("T5", "thread_index", by="creators_on_a_bad_network_have_an_order")
 def a_write_without_a_reply_is_another_one() -> Patched:
     """What is sent again after a lost reply bears another token, so the server does it again."""
 
@@ -58,7 +57,7 @@ def a_write_without_a_reply_is_another_one() -> Patched:
     return _wire(request=request)
 
 
-@fault("G5", *CAPABILITIES, by="through_every_fault_a_write_is_done_once_or_says_so")
+@fault("G5", "stream_bridge", "memory", "thread_index", by="through_every_fault_a_write_is_done_once_or_says_so")
 def an_error_says_that_nothing_was_written() -> Patched:
     """Whatever became of a write that was not answered, the error says that it was not done."""
 
@@ -159,7 +158,6 @@ def changes_are_sent_one_by_one() -> Patched:
     return methods(ServedMemoryStore, apply=apply)
 
 
-@fault("G5", "thread_index", by="what_a_killed_process_wrote_is_whole_or_absent", elsewhere=True)
 @fault("T5", "thread_index", by="killed_creators_have_an_order")
 def a_thread_is_created_in_parts() -> Patched:
     """A thread is created empty, and gets its metadata in another request."""
