@@ -20,7 +20,7 @@ from deerflow_conformance.mutants.served.answers import Outcome
 from deerflow_conformance.mutants.served.capabilities import ServedStreamBridge
 from deerflow_conformance.mutants.served.client import Link
 from deerflow_conformance.mutants.served.faults import fault
-from deerflow_conformance.mutants.served.messages import PING, Request
+from deerflow_conformance.mutants.served.messages import Request
 from deerflow_conformance.promises import CAPABILITIES
 from deerflow_conformance.wire import frame
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from deerflow_backends.cursors import Entry, Head, Read
-from deerflow_backends.errors import BackendUnavailable, StreamEnded
+from deerflow_backends.errors import BackendUnavailable
 from deerflow_backends.events import NewEvent
 from deerflow_backends.hub import Hub
 from deerflow_backends.streams import HEARTBEAT_SENTINEL, StreamItem
@@ -124,25 +124,6 @@ def what_changed_in_an_outage_is_not_looked_for() -> Patched:
 def a_lost_wake_up_is_not_made_up_for() -> Patched:
     """Nobody looks again whether a wake-up was lost: on a dead connection one waits for ever."""
     return _bridge(_look=_look_at_nothing)
-
-
-@fault("S8", "stream_bridge", by="the_end_on_a_bad_network_is_the_end")
-def an_end_that_was_heard_is_refused() -> Patched:
-    """Ending a run again, since the first reply was lost, raises StreamEnded."""
-
-    async def publish_end(self: ServedStreamBridge, run_id: str) -> None:
-        self._binding.check()
-        loop = asyncio.get_running_loop()
-        wire = await self._link._connected()
-        try:
-            await wire.request("end", (run_id,), secrets.token_hex(16), loop.time() + 10.0)
-        except Lost:
-            status = await self.status(run_id)
-            if status is not None and status.ended:
-                raise StreamEnded(f"run {run_id!r} has ended") from None
-            await _publish_end(self, run_id)
-
-    return _bridge(publish_end=publish_end)
 
 
 @fault("G7", "stream_bridge", by="publishing_outlasts_a_restart")
