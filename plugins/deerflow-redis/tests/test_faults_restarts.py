@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from deerflow_backends import NewThread, PutFact
-from deerflow_backends.errors import BackendUnavailable
 from deerflow_backends.streams import StreamBridge, StreamGap, StreamOptions
 from deerflow_redis.settings import Tail
-from redis_readers import Reader, epochs, opened, opened_bridge, seqs
-from redis_servers import PATIENCE_SECONDS, Server
+from redis_readers import Reader, epochs, opened_bridge, seqs
+from redis_servers import Server
 
 pytestmark = pytest.mark.parametrize("tail", ["pubsub", "xread"])
 
@@ -169,51 +166,4 @@ def test_a_server_that_lost_the_latest(tail: Tail, further: int) -> None:
                 await reader.until(lambda one: bool(one.gaps))
 
     with Server() as server:
-        asyncio.run(main(server))
-
-
-def test_what_is_acknowledged_outlives_the_server(tail: Tail) -> None:
-    """Memory, threads and counters too: what was acknowledged before a SIGKILL is there after it, once (G5, G12)."""
-
-    async def main(server: Server) -> None:
-        async with opened(server.url, "ns", tail=tail, timeout_seconds=1) as to:
-            done: dict[str, list[int]] = {"facts": [], "threads": [], "calls": []}
-            maybe: dict[str, list[int]] = {"facts": [], "threads": [], "calls": []}
-
-            async def write(kind: str, call: Callable[[int], Awaitable[object]]) -> None:
-                for number in range(150):
-                    try:
-                        await call(number)
-                    except BackendUnavailable as error:
-                        if error.maybe_written:
-                            maybe[kind].append(number)
-                    else:
-                        done[kind].append(number)
-
-            writing = [
-                asyncio.create_task(write(kind, call))
-                for kind, call in {
-                    "facts": lambda number: to.memory.apply("ada", [PutFact(None, f"{number}", {"n": number})]),
-                    "threads": lambda number: to.threads.create(NewThread(f"{number}", "ada")),
-                    "calls": lambda number: to.counters.record("m", calls=1, successes=1),
-                }.items()
-            ]
-            for reached in (40, 80):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while len(done["facts"]) < reached:
-                        await asyncio.sleep(0.001)
-                await asyncio.to_thread(kill_and_start, server)
-            await asyncio.gather(*writing)
-            memory = await to.memory.load("ada")
-            facts = {fact.value["n"] for fact in memory.facts}
-            assert set(done["facts"]) <= facts <= {*done["facts"], *maybe["facts"]}
-            assert memory.revision == len(facts)
-            page = await to.threads.list("ada", limit=1_000)
-            threads = {int(thread.thread_id) for thread in page.items}
-            assert set(done["threads"]) <= threads <= {*done["threads"], *maybe["threads"]}
-            counts = await to.counters.totals("m")
-            assert counts.calls == counts.successes == (await to.counters.window("m", seconds=600)).calls
-            assert len(done["calls"]) <= counts.calls <= len(done["calls"]) + len(maybe["calls"])
-
-    with Server(config=DURABLE) as server:
         asyncio.run(main(server))
