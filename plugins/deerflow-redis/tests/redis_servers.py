@@ -463,7 +463,7 @@ class Sentinels(Started):
                 **sentinel.config,
                 "sentinel": [
                     f"monitor {self.service} {HOST} {self.primary.port} {len(self.sentinels) // 2 + 1}",
-                    f"down-after-milliseconds {self.service} 1000",
+                    f"down-after-milliseconds {self.service} 2000",
                     f"failover-timeout {self.service} 2000",
                 ],
             }
