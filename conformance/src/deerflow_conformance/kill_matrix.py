@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from deerflow_conformance.mutants import SEEDS, Mutant, all_mutants, run_mutant
+from deerflow_conformance.mutants import SEEDS, Mutant, all_mutants, judge_mutant
 from deerflow_conformance.promises import PROMISES
 
 _HEAD = """\
@@ -18,6 +18,9 @@ How the conformance kit proves itself. A mutant is a backend with one deliberate
 each check in its row fails because of it, by what it looks for and not by a crash, with every seed of {seeds}. Without
 the fault the same checks pass. A mutant that only another check notices counts as missed, and the build fails; so it
 does where a promise has no mutant, or a check was never seen to fail.
+
+Mutants of the kit's served backend live in processes of their own, where the seed does not decide alone what meets what:
+they have three chances with each seed. Plain `nox` runs them with the first one, `nox -s proof` with the others.
 
 | capability | mutants | promises broken | checks that notice |
 |---|--:|--:|--:|
@@ -54,4 +57,4 @@ def _escaped(sentence: str) -> str:
 def survived_in(place: int) -> list[str]:
     """Run the mutant at that place among all with every seed; say which checks missed it."""
     mutated = all_mutants()[place]
-    return [str(outcome) for seed in SEEDS if (outcome := run_mutant(mutated, seed)).missed]
+    return [str(outcome) for seed in SEEDS if (outcome := judge_mutant(mutated, seed)).missed]
