@@ -19,8 +19,8 @@ each check in its row fails because of it, by what it looks for and not by a cra
 the fault the same checks pass. A mutant that only another check notices counts as missed, and the build fails; so it
 does where a promise has no mutant, or a check was never seen to fail.
 
-Mutants of the kit's served backend live in processes of their own, where the seed does not decide alone what meets what:
-they have three chances with each seed. Plain `nox` runs them with the first one, `nox -s proof` with the others.
+Mutants of the kit's served backend live in processes of their own, where the seed does not decide alone what meets
+what: they have three chances with each seed. Plain `nox` runs them with the first one, `nox -s proof` with the others.
 
 | capability | mutants | promises broken | checks that notice |
 |---|--:|--:|--:|
