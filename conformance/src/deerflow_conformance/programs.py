@@ -34,8 +34,8 @@ IDENTIFIERS: Final[tuple[str, ...]] = (
     *("x" * 511, "x" * 512, "x" * 511 + "y", "X" * 512, "é" * 256, "\U0001f600" * 128),
 )
 
-#: Users of whom a careless store takes some for one.
-USERS: Final = ("ann", "Ann", "ann:", "é", "e\u0301")
+#: Users of whom a careless store takes some for one, or for nobody.
+USERS: Final = ("ann", "Ann", "ann:", "é", "e\u0301", "None")
 
 #: Keys of metadata that mean something to one store or another.
 KEYS: Final = ("k", "K", "a.b", "$set", "", "' OR 1=1 --", PINNED_KEY, "__proto__", "user_id")

@@ -119,8 +119,8 @@ def scopes_hold_in_any_program(bench: Bench) -> None:
 @check("T4")
 def the_whole_table_of_owners(bench: Bench) -> None:
     """For each owner and each asker: who sees, changes and may use a thread; nobody but ANY_USER sees all."""
-    owners: list[str | None] = [None, *USERS, "any_user", "None"]
-    askers: list[Scope] = [*USERS, "any_user", "None", ANY_USER]
+    owners: list[str | None] = [None, *USERS, "any_user"]
+    askers: list[Scope] = [*USERS, "any_user", ANY_USER]
 
     async def body() -> None:
         async with bench.open() as index:
