@@ -26,6 +26,7 @@ _agents = InProcessMemoryStore.agents
 _search = InProcessMemoryStore.search
 _facts_in_order = InProcessMemoryStore._facts_in_order
 _store = InProcessMemoryStore._store
+_user = InProcessMemoryStore._user
 
 
 # ---------------------------------------------------------------------- M1
@@ -48,6 +49,24 @@ def loads_come_from_a_cache() -> Patched:
         return await _apply(self, *arguments, **more)
 
     return with_methods(load=load, apply=apply)
+
+
+def nobody_named(name: str) -> Patched:
+    """Keep the memory of no user as that of the user *name*."""
+
+    def user(self: InProcessMemoryStore, user_id: Any) -> StoredUser:
+        return _user(self, name if user_id is None else user_id)
+
+    def store(self: InProcessMemoryStore, user_id: Any, effects: Effects, now: int) -> None:
+        _store(self, name if user_id is None else user_id, effects, now)
+
+    return with_methods(_user=user, _store=store)
+
+
+@mutant("M1", "memory", by="reading_creates_nothing")
+def nobody_reads_the_user_of_that_name() -> Patched:
+    """The shared memory is that of a user named None."""
+    return nobody_named("None")
 
 
 @mutant("M1", "memory", by="reading_creates_nothing")

@@ -9,7 +9,7 @@ from deerflow_backends.inprocess.layout import StoredUser
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
 from deerflow_backends.memories import ALL, Applied
 from deerflow_conformance.mutants import Patched, methods, mutant
-from deerflow_conformance.mutants.memories import with_methods
+from deerflow_conformance.mutants.memories import nobody_named, with_methods
 
 _apply = InProcessMemoryStore.apply
 _search = InProcessMemoryStore.search
@@ -133,6 +133,12 @@ def clear_takes_everybodys_agent() -> Patched:
         return await _clear(self, user_id, agent_name=agent_name)
 
     return with_methods(clear=clear)
+
+
+@mutant("M8", "memory", by="clear_takes_one_part")
+def clearing_nobody_clears_the_user_of_that_name() -> Patched:
+    """The shared memory is that of a user named None, and is cleared with it."""
+    return nobody_named("None")
 
 
 @mutant("M8", "memory", by="erase_leaves_no_trace")
