@@ -85,10 +85,12 @@ def facts_keep_all_fields_and_byte_order(bench: Bench) -> None:
                     [(i, values[i]) for i in ordered],
                     [(f.fact_id, f.value) for f in facts],
                 )
-            odd = [{"category": c} for c in ("c", "C ", "Ｃ", 1, None, ["C"])] + [{}]
+            odd = [{"category": c} for c in ("c", "C ", "Ｃ", 1, None, ["C"], "")] + [{}]
             await store.apply("ann", [PutFact(None, f"odd{n}", value) for n, value in enumerate(odd)])
             expect_same("facts of category C", ordered, [fact.fact_id for fact in await _listed(store, category="C")])
-            expect_same("facts of category c", ["odd0"], [fact.fact_id for fact in await _listed(store, category="c")])
+            for category, fact_id in (("c", "odd0"), ("", "odd6")):
+                found = [fact.fact_id for fact in await _listed(store, category=category)]
+                expect_same(f"facts of category {category!r}", [fact_id], found)
             expect_same("facts of any category", len(ids) + len(odd), len(await _listed(store, limit=4)))
 
     bench.run(body)
@@ -255,10 +257,11 @@ def category_comes_before_limit(bench: Bench) -> None:
         odd = [1, None, ["tea"], {"tea": "tea"}, True]
         facts |= {f"odd{n}": {"content": content, "category": "drinks"} for n, content in enumerate(odd)}
         facts |= {"no category": {"content": "tea"}, "no content": {"category": "drinks"}, "empty": {"content": ""}}
+        facts |= {"empty category": {"content": "tea", "category": ""}}
         facts |= {"int category": {"content": "tea", "category": 1}, "cased": {"content": "tea", "category": "Drinks"}}
         async with bench.open() as store:
             await store.apply("ann", [PutFact("a", fact_id, value) for fact_id, value in facts.items()])
-            for category in (None, "drinks", "other", "Drinks", "none"):
+            for category in (None, "drinks", "other", "Drinks", "none", ""):
                 for limit in (1, 3, 1_000):
                     await _expect_found(store, facts, "TEA", category, limit)
             for query in ("", " ", "\u3000\n"):

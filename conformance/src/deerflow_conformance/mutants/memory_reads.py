@@ -25,6 +25,7 @@ _facts_in_order = InProcessMemoryStore._facts_in_order
 _page = FactListing.page
 _score = search._score
 _decode_cursor = paging.decode_cursor
+_check_category = listings.check_category
 
 
 # ---------------------------------------------------------------------- M6
@@ -144,6 +145,12 @@ def categories_fold() -> Patched:
         "has_category",
         lambda value, category: folded(str(value.get("category"))) == folded(category),
     )
+
+
+@mutant("M6", "memory", by="facts_keep_all_fields_and_byte_order")
+def an_empty_category_lists_all() -> Patched:
+    """An empty category is none: all facts are listed."""
+    return mock.patch.object(listings, "check_category", lambda category: _check_category(category) or None)
 
 
 @mutant("M6", "memory", by="bad_pages_are_refused")

@@ -20,6 +20,7 @@ _state = InProcessMemoryStore._state
 _facts_in_order = InProcessMemoryStore._facts_in_order
 _score = search._score
 _query_parts = search.query_parts
+_check_category = listings.check_category
 
 
 @mutant("M7", "memory", by=("search_is_what_the_words_say", "scripts_and_forms_are_found"))
@@ -128,6 +129,12 @@ def any_category_is_text() -> Patched:
     return mock.patch.object(
         search, "has_category", lambda value, category: str(value.get("category")).casefold() == category.casefold()
     )
+
+
+@mutant("M7", "memory", by="category_comes_before_limit")
+def an_empty_category_searches_all() -> Patched:
+    """An empty category is none: all facts are searched."""
+    return mock.patch.object(listings, "check_category", lambda category: _check_category(category) or None)
 
 
 @mutant("M7", "memory", by="search_is_what_the_words_say")
