@@ -25,7 +25,8 @@ Stored: TypeAlias = tuple[dict[str, Any], int]
 class PredictedConflict:
     """The `RevisionConflict` that must come: where (``user``, ``body`` or a fact's id), what was wanted, what is there.
 
-    An absent body may be reported as absent or as revision 0, which is what it reads as.
+    An absent body may be reported as absent or as revision 0, which is what it reads as; and what was to have revision
+    0 as what was to be absent.
     """
 
     kind: Literal["user", "body", "fact"]

@@ -298,6 +298,9 @@ def a_stale_writer_is_told(bench: Bench) -> None:
                 ([PutBody("a", {"n": 2}, expected=1)], None, PredictedConflict("body", None, 1, 2)),
                 ([PutBody("a", {"n": 3}, expected=ABSENT)], None, PredictedConflict("body", None, None, 2)),
                 ([PutBody(None, {"n": 3}, expected=1)], None, PredictedConflict("body", None, 1, None)),
+                ([PutFact("a", "f", {"n": 3}, expected=0)], None, PredictedConflict("fact", "f", 0, 2)),
+                ([DeleteFact("a", "f", expected=0)], None, PredictedConflict("fact", "f", 0, 2)),
+                ([PutBody("a", {"n": 3}, expected=0)], None, PredictedConflict("body", None, 0, 2)),
                 ([PutFact(None, "h", {})], 1, PredictedConflict("user", None, 1, 2)),
                 ([], 0, PredictedConflict("user", None, 0, 2)),
                 ([PutFact("a", "f", {}, expected=1)], 1, PredictedConflict("user", None, 1, 2)),
@@ -306,7 +309,8 @@ def a_stale_writer_is_told(bench: Bench) -> None:
                 call = store.apply("ann", changes, expected_revision=revision)
                 expect_told(conflict, await refused(call, RevisionConflict, f"{changes!r}, {revision=}"))
                 expect_same("the memory after a conflict", before, await all_reads(store, ["ann"]))
-            held = await store.apply("ann", [PutFact("a", "f", {"n": 3}, expected=2)], expected_revision=2)
+            right: list[Change] = [PutFact("a", "f", {"n": 3}, expected=2), PutBody(None, {"n": 3}, expected=0)]
+            held = await accepted(store.apply("ann", right, expected_revision=2), "what is expected and holds")
             expect_same("the revision when all expectations hold", 3, held.revision)
 
     bench.run(body)

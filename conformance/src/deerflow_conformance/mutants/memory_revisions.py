@@ -306,6 +306,27 @@ def an_equal_value_is_not_guarded() -> Patched:
     return _judging(judge)
 
 
+@mutant("M4", "memory", by="a_stale_writer_is_told")
+def an_expected_0_is_no_expectation() -> Patched:
+    """Where the revision 0 is expected, anything may be there."""
+
+    def judge(changes: Changes, state: State, *, now: int) -> Effects:
+        in_order = tuple(change._replace(expected=change.expected or ANY) for change in changes.in_order)
+        return _judge(Changes(in_order, changes.expected_revision), state, now=now)
+
+    return _judging(judge)
+
+
+@mutant("M4", "memory", by="a_stale_writer_is_told")
+def an_absent_body_has_no_revision() -> Patched:
+    """A body that is to have the revision 0, which it reads as while absent, never has it."""
+    return mock.patch.object(changes, "_expected_revision", lambda change: _number(change.expected))
+
+
+def _number(expected: Any) -> int | None:
+    return expected if isinstance(expected, int) else None
+
+
 @mutant("M4", "memory", by="conflicts_tell_and_change_nothing")
 def the_last_conflict_is_told() -> Patched:
     """Of several expectations that do not hold the last one is told."""
