@@ -43,7 +43,7 @@ _MODULES: Final = {
         "restarts",
         "stream_load",
     ),
-    "M": ("memories", "memory_reads", "memory_copies", "memory_rivals", "memory_load"),
+    "M": ("memories", "memory_reads", "memory_keeping", "memory_copies", "memory_rivals", "memory_load"),
     "T": ("threads", "thread_pages", "thread_copies", "thread_rivals", "thread_load"),
     "C": ("counters", "counter_buffers", "counter_rivals", "counter_faults", "counter_load"),
 }

@@ -272,6 +272,21 @@ def category_comes_before_limit(bench: Bench) -> None:
     bench.run(body)
 
 
+@check("M7")
+def many_facts_are_searched(bench: Bench) -> None:
+    """Of 1,500 facts that match, the best are found wherever their ids stand, the last one first."""
+
+    async def body() -> None:
+        facts = {f"{n:05}": {"content": f"tea {'and more' * (n % 7)}"} for n in range(1_500)}
+        facts["99999"] = {"content": "tea"}
+        async with bench.open() as store:
+            await store.apply("ann", [PutFact("a", fact_id, value) for fact_id, value in facts.items()])
+            for limit in (1, 1_000):
+                await _expect_found(store, facts, "tea", None, limit)
+
+    bench.run(body)
+
+
 # ---------------------------------------------------------------------- M9
 
 
