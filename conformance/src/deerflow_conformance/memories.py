@@ -71,8 +71,8 @@ def reading_creates_nothing(bench: Bench) -> None:
     async def body() -> None:
         space = bench.space()
         async with bench.open(space) as store:
-            for user_id in ("ann", "None"):
-                await store.apply(user_id, [PutFact(None, "f", {"n": 1})])
+            for writer in ("ann", "None"):
+                await store.apply(writer, [PutFact(None, "f", {"n": 1})])
             before = await bench.owned(space)
             for user_id, agent_name, revision in [("bob", None, 0), (None, None, 0), ("bob", "x", 0), ("ann", "x", 1)]:
                 memory = await store.load(user_id, agent_name=agent_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from typing import Any
 
@@ -9,14 +10,16 @@ from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.memories import (
     Change,
     DeleteFact,
+    MemoryStore,
     PutBody,
     PutFact,
+    Record,
 )
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import UserMemory
-from deerflow_conformance.checks import check
-from deerflow_conformance.expectations import expect_same, exported, refused
-from deerflow_conformance.memory_programs import MemoryStep, memory_programs
+from deerflow_conformance.checks import check, expect
+from deerflow_conformance.expectations import accepted, expect_same, exported, refused
+from deerflow_conformance.memory_programs import AGENTS, MemoryStep, memory_programs
 from deerflow_conformance.memory_steps import Users, all_reads, take
 
 
@@ -64,6 +67,57 @@ def every_part_is_copied(bench: Bench) -> None:
                 expect_same(f"every read of {user_id!r}", wanted, await all_reads(target, [user_id]))
 
     bench.run(body)
+
+
+@check("M12")
+def an_export_bears_writers(bench: Bench) -> None:
+    """While others write and erase, an export has each user whole, as of one revision, and those at rest unharmed."""
+    erased = ("gone before", "gone soon")
+    at_rest = ("first", "last")
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as copy:
+            for user_id in (at_rest[0], erased[0], "busy", erased[1], at_rest[1]):
+                await source.apply(user_id, _marked(1))
+            marks: dict[int, int | None] = {1: 1}
+
+            async def write(n: int) -> None:
+                marks[(await source.apply("busy", _marked(n))).revision] = n
+                for user_id in erased:
+                    await source.erase(user_id)
+
+            records, writing = list[Record](), list[asyncio.Future[None]]()
+            async for record in source.export():
+                records.append(record)
+                writing.append(asyncio.ensure_future(write(len(records) + 1)))
+                await asyncio.wait(writing, timeout=0.1)  # a store may have them wait for the end of the export
+            await asyncio.gather(*writing)
+            restored = await accepted(copy.restore(records), "what was exported while others wrote")
+            expect_same("records restored", len(records), restored)
+            for user_id in at_rest:
+                await _expect_marks(copy, user_id, {1: 1})
+            for user_id in erased:
+                await _expect_marks(copy, user_id, {0: None, 1: 1})
+            await _expect_marks(copy, "busy", marks)
+
+    bench.run(body)
+
+
+def _marked(n: int) -> list[Change]:
+    """Return changes of three parts, after which each body and fact is marked *n*."""
+    return [change for agent in AGENTS[:3] for change in (PutBody(agent, {"n": n}), PutFact(agent, "f", {"n": n}))]
+
+
+async def _expect_marks(store: MemoryStore, user_id: str, marks: dict[int, int | None]) -> None:
+    """Expect all parts at one revision, with its mark; None marks what is empty."""
+    parts = [await store.load(user_id, agent_name=agent) for agent in AGENTS[:3]]
+    revision = parts[0].revision
+    expect(revision in marks, f"{user_id!r} at a revision of {sorted(marks)}", parts)
+    mark = marks[revision]
+    wanted = (revision, {}, []) if mark is None else (revision, {"n": mark}, [{"n": mark}])
+    for part in parts:
+        got = (part.revision, part.body, [fact.value for fact in part.facts])
+        expect_same(f"(revision, body, facts) of {user_id!r} in part {part.agent_name!r}", wanted, got)
 
 
 @check("M12")

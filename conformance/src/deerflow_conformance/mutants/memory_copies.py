@@ -44,6 +44,33 @@ def an_emptied_body_is_not_restored() -> Patched:
     return with_methods(_restore=restore)
 
 
+@mutant("M12", "memory", by="an_export_bears_writers")
+def an_export_ends_at_an_erased_user() -> Patched:
+    """An export ends where it comes to a user who was erased since it began."""
+
+    async def export(self: InProcessMemoryStore) -> AsyncIterator[Record]:
+        for user_id in list(self._users):
+            if user_id not in self._users:
+                return
+            for part in [self._part(user_id, name) for name in dict.fromkeys([None, *self._parts(user_id)])]:
+                yield part.to_record()
+
+    return with_methods(export=export)
+
+
+@mutant("M12", "memory", by="an_export_bears_writers")
+def parts_are_exported_at_moments_of_their_own() -> Patched:
+    """An export reads each part of a user when it comes to it."""
+
+    async def export(self: InProcessMemoryStore) -> AsyncIterator[Record]:
+        for user_id in list(self._users):
+            for name in dict.fromkeys([None, *self._parts(user_id)]):
+                if user_id in self._users:
+                    yield self._part(user_id, name).to_record()
+
+    return with_methods(export=export)
+
+
 @mutant("M12", "memory", by="a_different_record_is_a_conflict")
 def restore_overwrites() -> Patched:
     """A record that meets a different one replaces it."""
