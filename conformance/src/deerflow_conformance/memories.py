@@ -270,6 +270,11 @@ def times_tell_when_it_changed(bench: Bench) -> None:
             part = await store.load("ann", agent_name="a")
             expect_same("a fact that nobody touched", put.facts[1], part.facts[0])
             expect(part.updated_at is not None and part.updated_at >= changed.updated_at, "the user's time", part)
+            await bench.sleep(0.05)
+            await store.clear("ann", agent_name="a")
+            cleared = await store.load("ann")
+            later = cleared.updated_at is not None and cleared.updated_at > changed.updated_at
+            expect(later, "a later time with the revision that clear gave", cleared)
 
     bench.run(body)
 

@@ -66,6 +66,7 @@ def an_idle_year_changes_nothing(bench: Bench) -> None:
                 await store.apply(user_id, [DeleteFact("a", "f"), PutFact("b", "f", {"n": 2})])
             before = await all_reads(store, [None, "ann"])
             passed_microseconds = _YEAR_SECONDS * 1_000_000
+            await bench.sleep(125.0 if bench.virtual else 0.0)  # time to free what a backend takes for expired
             expect_same("every read after a year", before, await all_reads(store, [None, "ann"]))
 
     bench.run(body)

@@ -1,4 +1,4 @@
-"""Faults of clearing and erasing a memory store: M8."""
+"""Faults of clearing and erasing a memory store: M3 and M8."""
 
 from __future__ import annotations
 
@@ -105,6 +105,20 @@ def clearing_leaves_the_body() -> Patched:
         bodies = dict(self._user(user_id).bodies)
         revision = await _clear(self, user_id, agent_name=agent_name)
         self._user(user_id).bodies.update(bodies)
+        return revision
+
+    return with_methods(clear=clear)
+
+
+@mutant("M3", "memory", by="times_tell_when_it_changed")
+def a_clear_keeps_the_time() -> Patched:
+    """Clear raises the user's revision and leaves the time when that came to be."""
+
+    async def clear(self: InProcessMemoryStore, user_id: Any, *, agent_name: Any = ALL) -> int:
+        before = self._user(user_id).updated_at
+        revision = await _clear(self, user_id, agent_name=agent_name)
+        if user_id in self._users:
+            self._users[user_id].updated_at = before
         return revision
 
     return with_methods(clear=clear)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
+from deerflow_backends.inprocess.connection import Connection
 from deerflow_backends.inprocess.layout import StoredUser
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
 from deerflow_backends.memories import Applied, Change, Memory, Record
@@ -13,6 +15,7 @@ from deerflow_backends.records import Part
 from deerflow_conformance.mutants import Patched, mutant
 from deerflow_conformance.mutants.memories import with_methods
 
+_init = InProcessMemoryStore.__init__
 _load = InProcessMemoryStore.load
 _apply = InProcessMemoryStore.apply
 _search = InProcessMemoryStore.search
@@ -70,6 +73,23 @@ def an_idle_user_is_forgotten() -> Patched:
         return _user(self, user_id)
 
     return with_methods(_user=user)
+
+
+@mutant("M1", "memory", by="an_idle_year_changes_nothing")
+def idle_users_are_swept_away() -> Patched:
+    """A user whom nobody wrote for an hour is freed by the sweeper."""
+
+    def init(self: InProcessMemoryStore, connection: Connection, binding: Any) -> None:
+        _init(self, connection, binding)
+        connection.sweepers.append(partial(_sweep, self))
+
+    return with_methods(__init__=init)
+
+
+def _sweep(store: InProcessMemoryStore) -> None:
+    for user_id, user in list(store._users.items()):
+        if store._clock() - user.updated_at > _HOUR_MICROSECONDS:
+            del store._users[user_id]
 
 
 @mutant("M7", "memory", by="many_facts_are_searched")
