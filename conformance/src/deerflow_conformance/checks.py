@@ -44,8 +44,8 @@ _MODULES: Final = {
         "stream_load",
     ),
     "M": ("memories", "memory_reads", "memory_keeping", "memory_copies", "memory_rivals", "memory_load"),
-    "T": ("threads", "thread_pages", "thread_copies", "thread_rivals", "thread_load"),
-    "C": ("counters", "counter_buffers", "counter_rivals", "counter_faults", "counter_load"),
+    "T": ("threads", "thread_updates", "thread_pages", "thread_copies", "thread_rivals", "thread_load"),
+    "C": ("counters", "counter_windows", "counter_buffers", "counter_rivals", "counter_faults", "counter_load"),
 }
 _registry: dict[str, list[Check]] = {}
 
