@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from deerflow_backends.errors import InvalidArgument
@@ -12,92 +14,180 @@ from deerflow_backends.threads import ANY_USER, MAX_EXAMINED, PINNED_KEY, NewThr
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.change_models import in_scope, thread_order
 from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.crowds import differences
 from deerflow_conformance.expectations import every_page, expect_same, exported, refused, work
-from deerflow_conformance.paging_programs import PagingProgram, paging_programs
+from deerflow_conformance.paging_programs import Disturbance, PagingProgram, paging_programs
 from deerflow_conformance.programs import KEYS, LOOKALIKES, USERS, same
 from deerflow_conformance.thread_programs import metadata_lists
-from deerflow_conformance.thread_steps import (
-    Threads,
-    listed,
-    renamed,
-)
+from deerflow_conformance.thread_steps import Threads, later, listed, renamed, thread_of
 
 # ---------------------------------------------------------------------- T3
 
 
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What `list` is asked for."""
+
+    scope: Scope
+    status: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    def pages(self, index: ThreadIndex, limit: int) -> AsyncIterator[Page[Thread]]:
+        """Read page after page."""
+        read = functools.partial(index.list, self.scope, status=self.status, metadata=self.metadata, limit=limit)
+        return every_page(lambda cursor: read(cursor=cursor))
+
+    def shelf(self, threads: Iterable[Thread]) -> list[Thread]:
+        """Return those of *threads* that are in scope and of the status, in order."""
+        found = [one for one in threads if in_scope(one, self.scope) and self.status in {None, one.status}]
+        return sorted(found, key=thread_order, reverse=True)
+
+    def matches(self, thread: Thread) -> bool:
+        """Whether a thread on the shelf has the metadata."""
+        return has_entries(thread.metadata, self.metadata or {})
+
+    def expect_cursor(self, page: Page[Thread], threads: Iterable[Thread]) -> None:
+        """Expect a cursor if a match follows the page, and none if no thread does.
+
+        Where only others follow a backend may have looked at them or not (T8).
+        """
+        shelf = self.shelf(threads)
+        if shelf and self.metadata and not page.items:
+            return
+        last = thread_order(page.items[-1]) if page.items else None
+        following = [one for one in shelf if last is not None and thread_order(one) < last]
+        more = any(map(self.matches, following))
+        if more or not following:
+            expect((page.next_cursor is not None) == more, f"a cursor: {more}, from {self} after {last}", page)
+
+
+_MARK = {"k": 1}
+_LISTINGS = [
+    _Listing(*asked)
+    for asked in itertools.product(("ann", ANY_USER), (None, "idle"), (None, {}, _MARK, {PINNED_KEY: True}))
+]
+
+
 @check("T3")
 def pages_visit_every_quiet_thread_once(bench: Bench) -> None:
-    """Whatever is created, touched, pinned or deleted between pages, each thread that was not comes exactly once."""
+    """Whatever is created, touched, pinned or deleted between pages of any listing, each thread that was not is once.
+
+    Several listings go on side by side: with and without a status and a filter, of one user and of all.
+    """
 
     async def body(program: PagingProgram) -> None:
         async with bench.open() as index:
-            model: Threads = {}
+            model = {"other": await index.create(NewThread("other", "Ann", metadata={PINNED_KEY: True}))}
             for number in program.present:
-                metadata = {PINNED_KEY: True} if number % 4 == 0 else {}
-                thread = await index.create(NewThread(f"t{number}", "ann", metadata=metadata))
-                model[thread.thread_id] = thread
+                model[f"t{number}"] = await index.create(_numbered(number))
                 if number % 3:
                     await bench.sleep(0.001)
-            await index.create(NewThread("other", "Ann"))
-            between, visited = list(program.between), list[str]()
-            async for page in every_page(lambda cursor: index.list("ann", limit=program.limit, cursor=cursor)):
-                visited += [thread.thread_id for thread in page.items]
-                if page.items:
-                    last = thread_order(page.items[-1])
-                    more = any(thread_order(thread) < last for thread in model.values())
-                    expect((page.next_cursor is not None) == more, f"a cursor: {more}, after {last}", page)
-                for action in between.pop(0) if between and page.next_cursor else ():
-                    await _disturb(index, action.kind, f"t{action.index}", model)
-            quiet = [f"t{number}" for number in program.present if number not in program.disturbed]
-            counts = {thread_id: visited.count(thread_id) for thread_id in quiet}
-            expect(set(counts.values()) <= {1}, "every thread that nobody touched exactly once", (counts, visited))
+            disturbed = {f"t{number}" for number in program.disturbed}
+            quiet = [thread for thread in model.values() if thread.thread_id not in disturbed]
+            reading = [(one, one.pages(index, program.limit), list[str]()) for one in _LISTINGS[::3]]
+            visited = [(one, ids) for one, _, ids in reading]
+            between = list(program.between)
+            while reading:
+                for one in list(reading):
+                    listing, pages, ids = one
+                    page = await anext(pages)
+                    ids += [thread.thread_id for thread in page.items]
+                    listing.expect_cursor(page, model.values())
+                    if page.next_cursor is None:
+                        reading.remove(one)
+                for action in between.pop(0) if between and reading else ():
+                    await _disturb(index, action, model)
+            for listing, ids in visited:
+                wanted = [thread.thread_id for thread in listing.shelf(quiet) if listing.matches(thread)]
+                counts = {thread_id: ids.count(thread_id) for thread_id in wanted}
+                told = f"every thread that nobody touched exactly once from {listing}"
+                expect(set(counts.values()) <= {1}, told, (counts, ids))
 
     bench.explore(paging_programs(), body)
 
 
-async def _disturb(index: ThreadIndex, kind: str, thread_id: str, model: Threads) -> None:
-    if kind == "remove":
+def _numbered(number: int) -> NewThread:
+    """Return ann's thread of this number; what it has goes by several divisors, so that every combination is there."""
+    metadata = {**({PINNED_KEY: True} if number % 4 == 0 else {}), **({} if number % 3 == 0 else _MARK)}
+    return NewThread(f"t{number}", "ann", status="running" if number % 5 == 0 else "idle", metadata=metadata)
+
+
+async def _disturb(index: ThreadIndex, action: Disturbance, model: Threads) -> None:
+    thread_id = f"t{action.index}"
+    if action.kind == "remove":
         await index.delete(thread_id, user_id="ann")
         model.pop(thread_id, None)
     elif thread_id in model:
         pinned = model[thread_id].metadata.get(PINNED_KEY) is True
-        thread = await index.update(thread_id, user_id="ann", metadata={PINNED_KEY: pinned ^ (kind == "create")})
+        metadata = {PINNED_KEY: pinned ^ (action.kind == "create")}
+        thread = await index.update(thread_id, user_id="ann", metadata=metadata)
         if thread is None:
             unkept(f"{thread_id} to be there", thread)
         model[thread_id] = thread
-    elif kind == "create":
-        model[thread_id] = await index.create(NewThread(thread_id, "ann"))
+    elif action.kind == "create":
+        model[thread_id] = await index.create(_numbered(action.index))
 
 
 @check("T3")
 def pages_end_exactly(bench: Bench) -> None:
-    """Threads of one moment page completely, and the last page has no cursor, even when it is just full."""
+    """Any listing, pinned threads and some of one moment included, pages completely, its last page without a cursor."""
 
     async def body() -> None:
         async with bench.open() as source, bench.open() as index:
             await source.create(NewThread("template", "ann"))
             (record,) = await exported(source)
-            await index.restore([renamed(record, f"t{n}", status=("idle", "running")[n % 2]) for n in range(12)])
-            for scope, status, size in (
-                ("ann", None, 12),
-                (ANY_USER, None, 12),
-                ("ann", "running", 6),
-                ("Ann", None, 0),
+            records = [_combined(record, number) for number in range(32)]
+            await index.restore([*records, renamed(record, "other", user_id="Ann")])
+            threads = [thread_of(one) for one in records]
+            threads.append(thread_of(renamed(record, "other", user_id="Ann")))
+            for listing in (*_LISTINGS, _Listing("é"), _Listing("ann", "Idle", _MARK)):
+                for limit in (1, 2, 3, 4, 8, 16, 32, 1_000):
+                    await _expect_pages(index, listing, threads, limit)
+
+    async def thousand() -> None:
+        async with bench.open() as source, bench.open() as index:
+            await source.create(NewThread("template", "ann", metadata=_MARK))
+            (record,) = await exported(source)
+            last = renamed(record, "a", metadata={"k": 1, "last": True})
+            records = [last, *(renamed(record, f"t{number}") for number in range(999))]
+            records.append(renamed(record, "b", user_id="Ann"))
+            await index.restore(records)
+            threads = [thread_of(one) for one in records]
+            for listing in (
+                _Listing("ann"),
+                _Listing("ann", "idle"),
+                _Listing("ann", metadata=_MARK),
+                _Listing(ANY_USER),
             ):
-                for limit in (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 1_000):
-                    sizes = list[int]()
-                    read = _listing(index, scope, status=status, limit=limit)
-                    async for page in every_page(read):
-                        sizes.append(len(page.items))
-                        done = sum(sizes) == size
-                        got = page.next_cursor
-                        expect((got is None) == done, f"a cursor: {not done}, after {sizes} of {size}", got)
+                await _expect_pages(index, listing, threads, 1_000)
+            await _expect_pages(index, _Listing("ann", metadata={"last": True}), threads, 10)
 
     bench.run(body)
+    bench.run(thousand)
 
 
-def _listing(index: ThreadIndex, scope: Scope, **more: Any) -> Callable[[str | None], Awaitable[Page[Thread]]]:
-    return lambda cursor: index.list(scope, cursor=cursor, **more)
+def _combined(record: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the thread of this number, below 32: two of each combination of what listings go by."""
+    pinned, late, running, marked = (bool(number & bit) for bit in (1, 2, 4, 8))
+    return renamed(
+        record,
+        f"t{number * 7 % 32:02}",
+        status="running" if running else "idle",
+        metadata={PINNED_KEY: pinned, **(_MARK if marked else {})},
+        updated_at=later(record["updated_at"], 1.0 if late else 0.0),
+    )
+
+
+async def _expect_pages(index: ThreadIndex, listing: _Listing, threads: list[Thread], limit: int) -> None:
+    """Hold a listing of threads that nobody touches against what is there."""
+    ids: list[str] = []
+    async for page in listing.pages(index, limit):
+        expect(len(page.items) <= limit, f"at most {limit} threads", page.items)
+        ids += [thread.thread_id for thread in page.items]
+        listing.expect_cursor(page, threads)
+    wanted = [thread.thread_id for thread in listing.shelf(threads) if listing.matches(thread)]
+    if ids != wanted:
+        unkept(f"each thread of {listing} once, in order", differences(wanted, ids))
 
 
 @check("T3")

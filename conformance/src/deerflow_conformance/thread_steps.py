@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timedelta
 from typing import Any
 
 from deerflow_backends.errors import Conflict
@@ -148,3 +149,15 @@ async def expect_order(index: ThreadIndex, wanted: list[str]) -> None:
 def renamed(record: dict[str, Any], thread_id: str, **changed: Any) -> dict[str, Any]:
     """Return an exported thread under another id."""
     return {**record, "thread_id": thread_id, **changed}
+
+
+def later(time: str, seconds: float) -> str:
+    """Return an exported time so much later, or earlier if *seconds* is negative."""
+    return (datetime.fromisoformat(time) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+def thread_of(record: dict[str, Any]) -> Thread:
+    """Return the thread that an exported record is about."""
+    fields = {field.name: record[field.name] for field in dataclasses.fields(NewThread)}
+    times = {name: datetime.fromisoformat(record[name]) for name in ("created_at", "updated_at")}
+    return Thread(**fields, **times)

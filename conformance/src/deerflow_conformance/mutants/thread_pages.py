@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -28,11 +28,11 @@ _encode_cursor = paging.encode_cursor
 # ---------------------------------------------------------------------- T3
 
 
-def _after(place: Any) -> Patched:
-    """Let listings go on at another place than their cursor says."""
+def _after(place: Any, concerned: Callable[[ThreadListing], object] = lambda _: True) -> Patched:
+    """Let listings, or those that are *concerned*, go on at another place than their cursor says."""
 
     def following(self: InProcessThreadIndex, listing: ThreadListing) -> Iterator[StoredThread]:
-        if listing.after is not None:
+        if listing.after is not None and concerned(listing):
             listing = dataclasses.replace(listing, after=place(listing.after))
         return _following(self, listing)
 
@@ -55,6 +55,39 @@ def a_page_repeats_what_is_as_old() -> Patched:
 def a_cursor_forgets_pins() -> Patched:
     """The cursor does not know whether its thread was pinned."""
     return _after(lambda after: (False, *after[1:]))
+
+
+@mutant("T3", "thread_index", by=("pages_visit_every_quiet_thread_once", "pages_end_exactly"))
+def a_cursor_of_a_status_forgets_pins() -> Patched:
+    """The cursor of a listing by status does not know whether its thread was pinned."""
+    return _after(lambda after: (False, *after[1:]), lambda listing: listing.status is not None)
+
+
+@mutant("T3", "thread_index", by="pages_end_exactly")
+def a_cursor_of_a_filter_forgets_pins() -> Patched:
+    """The cursor of a listing with a filter, but without a status, does not know whether its thread was pinned."""
+    return _after(lambda after: (False, *after[1:]), lambda listing: listing.wanted and listing.status is None)
+
+
+@mutant("T3", "thread_index", by="pages_end_exactly")
+def a_cursor_of_all_users_and_a_status_skips_what_is_as_old() -> Patched:
+    """The cursor of a listing by status of all users knows the pin and the time only."""
+    return _after(
+        lambda after: (*after[:2], ""), lambda listing: listing.scope is ANY_USER and listing.status is not None
+    )
+
+
+@mutant("T3", "thread_index", by="pages_end_exactly")
+def a_filter_that_has_examined_all_has_a_cursor() -> Patched:
+    """A listing with a filter that has examined 1,000 threads has a cursor, even where those were all."""
+
+    def select(self: ThreadListing, rows: Any) -> tuple[list[StoredThread], str | None]:
+        seen: list[StoredThread] = []
+        found, cursor = _select(self, (seen.append(row) or row for row in rows))  # type: ignore[func-returns-value]
+        full = self.wanted and len(seen) == listings.MAX_EXAMINED
+        return found, self._cursor(seen[-1]) if full else cursor
+
+    return mock.patch.object(ThreadListing, "select", select)
 
 
 @mutant("T3", "thread_index", by="pages_end_exactly")
