@@ -62,10 +62,9 @@ class _Listing:
 
 
 _MARK = {"k": 1}
-_LISTINGS = [
-    _Listing(*asked)
-    for asked in itertools.product(("ann", ANY_USER), (None, "idle"), (None, {}, _MARK, {PINNED_KEY: True}))
-]
+_FILTERS: tuple[dict[str, Any] | None, ...] = (None, {}, _MARK, {PINNED_KEY: True})
+_SCOPES: tuple[Scope, ...] = ("ann", ANY_USER)
+_LISTINGS = [_Listing(*asked) for asked in itertools.product(_SCOPES, (None, "idle"), _FILTERS)]
 
 
 @check("T3")

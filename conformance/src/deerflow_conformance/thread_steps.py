@@ -158,6 +158,6 @@ def later(time: str, seconds: float) -> str:
 
 def thread_of(record: dict[str, Any]) -> Thread:
     """Return the thread that an exported record is about."""
-    fields = {field.name: record[field.name] for field in dataclasses.fields(NewThread)}
-    times = {name: datetime.fromisoformat(record[name]) for name in ("created_at", "updated_at")}
-    return Thread(**fields, **times)
+    fields = {field.name: record[field.name] for field in dataclasses.fields(Thread)}
+    times = {name: datetime.fromisoformat(fields[name]) for name in ("created_at", "updated_at")}
+    return Thread(**{**fields, **times})

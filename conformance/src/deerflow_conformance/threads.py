@@ -113,8 +113,10 @@ def scopes_hold_in_any_program(bench: Bench) -> None:
 @check("T4")
 def the_whole_table_of_owners(bench: Bench) -> None:
     """For each owner and each asker: who sees, changes and may use a thread; nobody but ANY_USER sees all."""
-    owners: list[str | None] = [None, *USERS, "any_user"]
-    askers: list[Scope] = [*USERS, "any_user", ANY_USER]
+    # The last ones a careless store takes for all users, or for none.
+    users = tuple(dict.fromkeys((*USERS, "any_user", "None", "null", "*")))
+    owners: tuple[str | None, ...] = (None, *users)
+    askers: tuple[Scope, ...] = (*users, ANY_USER)
 
     async def body() -> None:
         async with bench.open() as index:
@@ -130,22 +132,29 @@ def the_whole_table_of_owners(bench: Bench) -> None:
 
     async def missing() -> None:
         async with bench.open() as index:
-            await index.create(NewThread("ownerless", None))
-            await index.create(NewThread("anns", "ann"))
-            for thread_id, user_id, wanted in [
-                *(("ownerless", user, (True, True)) for user in USERS),
-                *(("anns", user, (user == "ann",) * 2) for user in USERS),
-                *(("missing", user, (True, False)) for user in USERS),
-                ("Anns", "ann", (True, False)),
-            ]:
-                may = [await index.can_access(thread_id, user_id, require_existing=must) for must in (False, True)]
-                expect_same(f"access of {user_id!r} to {thread_id!r}, not required to exist and so", list(wanted), may)
-            for user_id in USERS:
-                expect_same("ownerless threads in a user's list", user_id == "ann", bool(await listed(index, user_id)))
-            expect_same("ANY_USER's count", 2, await index.count(ANY_USER))
+            owned: dict[str, str | None] = {"ownerless": None, "anns": "ann", "nones": "None"}
+            for thread_id, owner in owned.items():
+                await index.create(NewThread(thread_id, owner))
+            for user_id in users:
+                for thread_id, owner in owned.items():
+                    await _expect_access(index, thread_id, user_id, (owner in {None, user_id},) * 2)
+                for thread_id in ("missing", "Anns"):
+                    await _expect_access(index, thread_id, user_id, (True, False))
+            for scope in askers:
+                wanted = sorted(thread_id for thread_id, owner in owned.items() if scope in {ANY_USER, owner})
+                for status in (None, "idle"):
+                    ids = sorted(thread.thread_id for thread in await listed(index, scope, status=status))
+                    expect_same(f"what {scope!r} lists, of the status {status!r}", wanted, ids)
+                    count = await index.count(scope, status=status)
+                    expect_same(f"what {scope!r} counts, of the status {status!r}", len(wanted), count)
 
     bench.run(body)
     bench.run(missing)
+
+
+async def _expect_access(index: ThreadIndex, thread_id: str, user_id: str, wanted: tuple[bool, bool]) -> None:
+    may = [await index.can_access(thread_id, user_id, require_existing=must) for must in (False, True)]
+    expect_same(f"access of {user_id!r} to {thread_id!r}, not required to exist and so", list(wanted), may)
 
 
 async def _expect_use(index: ThreadIndex, thread: Thread, asker: Scope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,7 @@ _update = InProcessThreadIndex.update
 _delete = InProcessThreadIndex.delete
 _can_access = InProcessThreadIndex.can_access
 _check_scope = thread_changes.check_scope
+_shelves_of = threads._shelves_of
 
 
 @mutant("T4", "thread_index", by="any_user_is_asked_for_by_name")
@@ -164,6 +166,29 @@ def any_user_is_any_owner() -> Patched:
         "in_scope",
         lambda self, scope: in_scope(self, scope) and (scope is not ANY_USER or self.user_id is not None),
     )
+
+
+@mutant("T4", "thread_index", by="the_whole_table_of_owners")
+def no_owner_is_listed_for_the_user_called_none() -> Patched:
+    """A user who is called None lists the threads without owner, and reads none of them."""
+
+    def shelves_of(thread: StoredThread) -> tuple[Any, ...]:
+        shelved = thread if thread.user_id is not None else dataclasses.replace(thread, user_id=str(None))
+        return _shelves_of(shelved)
+
+    return mock.patch.object(threads, "_shelves_of", shelves_of)
+
+
+@mutant("T4", "thread_index", by="the_whole_table_of_owners")
+def the_user_called_none_is_no_owner() -> Patched:
+    """Everybody may use the threads of a user who is called None."""
+
+    async def can_access(self: InProcessThreadIndex, thread_id: str, user_id: str, **more: Any) -> bool:
+        thread = self._table.threads.get(thread_id)
+        may = await _can_access(self, thread_id, user_id, **more)
+        return may or (thread is not None and thread.user_id == str(None))
+
+    return with_methods(can_access=can_access)
 
 
 @mutant("T5", "thread_index", by="a_taken_id_is_a_conflict")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -13,7 +14,7 @@ from deerflow_backends.inprocess.threads import InProcessThreadIndex
 from deerflow_backends.listings import ThreadListing
 from deerflow_backends.paging import Page
 from deerflow_backends.thread_changes import StoredThread
-from deerflow_backends.threads import ANY_USER, Thread
+from deerflow_backends.threads import ANY_USER, MAX_EXAMINED, Thread
 from deerflow_conformance.mutants import Patched, mutant
 from deerflow_conformance.mutants.threads import with_methods
 
@@ -82,10 +83,9 @@ def a_filter_that_has_examined_all_has_a_cursor() -> Patched:
     """A listing with a filter that has examined 1,000 threads has a cursor, even where those were all."""
 
     def select(self: ThreadListing, rows: Any) -> tuple[list[StoredThread], str | None]:
-        seen: list[StoredThread] = []
-        found, cursor = _select(self, (seen.append(row) or row for row in rows))  # type: ignore[func-returns-value]
-        full = self.wanted and len(seen) == listings.MAX_EXAMINED
-        return found, self._cursor(seen[-1]) if full else cursor
+        examined = list(itertools.islice(rows, self.fetch))
+        found, cursor = _select(self, examined)
+        return found, self._cursor(examined[-1]) if self.wanted and len(examined) == MAX_EXAMINED else cursor
 
     return mock.patch.object(ThreadListing, "select", select)
 
