@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from deerflow_backends.errors import Conflict, InvalidArgument
-from deerflow_backends.threads import ANY_USER, PINNED_KEY, NewThread
+from deerflow_backends.memories import Record
+from deerflow_backends.threads import ANY_USER, PINNED_KEY, NewThread, ThreadIndex
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import check
-from deerflow_conformance.expectations import expect_same, exported, refused
+from deerflow_conformance.checks import check, unkept
+from deerflow_conformance.crowds import differences
+from deerflow_conformance.expectations import accepted, expect_same, exported, refused
 from deerflow_conformance.thread_programs import ThreadStep, thread_programs
-from deerflow_conformance.thread_steps import (
-    Threads,
-    expect_reads,
-    expect_touched,
-    listed,
-    take,
-)
+from deerflow_conformance.thread_steps import Threads, expect_reads, expect_touched, listed, renamed, take
 
 
 @check("T11")
@@ -46,6 +42,7 @@ def every_thread_is_copied(bench: Bench) -> None:
 
     async def body() -> None:
         async with bench.open() as source, bench.open() as target:
+            await source.create(NewThread("wide", "ann", metadata={f"k{number}": number for number in range(2_500)}))
             for number, user_id in enumerate((None, "ann", "Ann")):
                 name = ("", None, "Ü\x00")[number]
                 await source.create(
@@ -60,6 +57,51 @@ def every_thread_is_copied(bench: Bench) -> None:
             expect_same("ann's", [one for one in wanted if one.user_id == "ann"], await listed(target, "ann"))
 
     bench.run(body)
+
+
+@check("T11")
+def a_copy_made_while_others_write_is_whole(bench: Bench) -> None:
+    """An export that others write beside can be restored, and has each thread that nobody changed meanwhile once.
+
+    Before and after their records came, threads are touched, moved and deleted; there are more than fit in a page.
+    """
+
+    async def body() -> None:
+        space = bench.space()
+        async with bench.open() as source, bench.open(space) as index, bench.open(space) as other:
+            await source.create(NewThread("template", "ann"))
+            (record,) = await exported(source)
+            ahead = {f"t{n}": renamed(record, f"t{n}", user_id=("ann", "Ann", None)[n % 3]) for n in range(1_250)}
+            await index.restore(ahead.values())
+            came, quiet = list[Record](), set(ahead)
+            async for one in index.export():
+                came.append(one)
+                ahead.pop(one["thread_id"], None)
+                if len(came) % 100 == 1:
+                    quiet -= await _disturb(bench, other, list(ahead))
+                    quiet -= await _disturb(bench, other, [past["thread_id"] for past in came])
+                    await other.create(NewThread(f"new {len(came)}", "ann"))
+            told = [one["thread_id"] for one in came if one["thread_id"] in quiet]
+            if sorted(told) != sorted(quiet):
+                unkept("a record of each thread that nobody changed", differences(sorted(quiet), sorted(told)))
+            async with bench.open() as target:
+                await accepted(target.restore(came), "restoring what was exported meanwhile")
+                both = [await listed(one, ANY_USER) for one in (index, target)]
+                wanted, got = ([thread for thread in every if thread.thread_id in quiet] for every in both)
+                expect_same("those threads in the copy", wanted, got)
+
+    bench.run(body)
+
+
+async def _disturb(bench: Bench, index: ThreadIndex, thread_ids: list[str]) -> set[str]:
+    """Touch, move and delete one each of these threads, if there are enough; return which."""
+    if len(thread_ids) < 3:
+        return set()
+    touched, moved, deleted = bench.random.sample(thread_ids, 3)
+    await index.update(touched, user_id=ANY_USER, status="touched")
+    await index.move(moved, user_id=ANY_USER, to_user_id="moved")
+    await index.delete(deleted, user_id=ANY_USER)
+    return {touched, moved, deleted}
 
 
 @check("T11")

@@ -1,4 +1,4 @@
-"""Checks of threads under load, in counts alone: T3 and T9."""
+"""Checks of threads under load, in counts alone: T3, T9 and T11."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
-from deerflow_backends.threads import NewThread, ThreadIndex
+from deerflow_backends.threads import ANY_USER, NewThread, ThreadIndex
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import check, unkept
 from deerflow_conformance.crowds import differences
@@ -57,6 +57,7 @@ def a_page_of_ten_thousand_costs_as_one_of_ten(bench: Bench) -> None:
     async def body() -> None:
         async with metered(bench, bench.space()) as meter, bench.open(meter.space) as index:
             await _restore(bench, index, sizes)
+            expect_same("threads of all users", sum(sizes.values()), await index.count(ANY_USER))
             costs: dict[str, dict[str, int]] = {}
             for user_id, size in sizes.items():
                 expect_same(f"threads of {user_id}", size, await index.count(user_id))
@@ -69,5 +70,21 @@ def a_page_of_ten_thousand_costs_as_one_of_ten(bench: Bench) -> None:
                 costs[user_id] = {what: await meter.cost(call) for what, call in calls.items()}
             for what, few in costs["few"].items():
                 meter.expect_same(what, few, costs["many"][what])
+
+    bench.run(body)
+
+
+@check("T11", level="load")
+def ten_thousand_threads_are_copied(bench: Bench) -> None:
+    """Of more than 10,000 threads that were restored an export has each, and once."""
+    sizes = {"ann": bench.volume(10_000), "bob": 10}
+
+    async def body() -> None:
+        async with bench.open() as index:
+            await _restore(bench, index, sizes)
+            wanted = sorted(f"{user_id} {number}" for user_id, size in sizes.items() for number in range(size))
+            got = sorted([record["thread_id"] async for record in index.export()])
+            if got != wanted:
+                unkept(f"a record of each of {len(wanted):,} threads", differences(wanted, got))
 
     bench.run(body)

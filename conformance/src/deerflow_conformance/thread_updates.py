@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 from deerflow_backends.errors import Conflict, InvalidArgument
 from deerflow_backends.namespaces import namespace
 from deerflow_backends.threads import NewThread, Thread
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.checks import check, expect
+from deerflow_conformance.checks import check, expect, unkept
+from deerflow_conformance.crowds import differences
 from deerflow_conformance.expectations import accepted, expect_same, exported, refused
+from deerflow_conformance.programs import same
 from deerflow_conformance.thread_programs import thread_programs
-from deerflow_conformance.thread_steps import play, renamed
+from deerflow_conformance.thread_steps import expect_touched, later, play, renamed, thread_of
 
 # ---------------------------------------------------------------------- T6, T7
 
@@ -67,6 +70,33 @@ def none_is_a_value_and_values_are_whole(bench: Bench) -> None:
 
 
 @check("T6")
+def thousands_of_keys_merge(bench: Bench) -> None:
+    """Metadata of thousands of keys merges like that of a few: exactly what was told is set, kept and removed."""
+
+    async def body() -> None:
+        async with bench.open() as index:
+            metadata = {f"k{number}": number for number in range(1_500)}
+            await index.create(NewThread("t", "ann", metadata=metadata))
+            more = {f"k{number}": -number for number in range(1_000, 3_000)}
+            removed = {f"k{number}" for number in range(0, 3_000, 2)}
+            steps: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+                ("one more key", {"metadata": {"one": 1}}, metadata := {**metadata, "one": 1}),
+                ("2,000 keys", {"metadata": more}, metadata := {**metadata, **more}),
+                ("1,500 removed", {"remove": removed}, {k: v for k, v in metadata.items() if k not in removed}),
+                ("others in place of all", {"metadata": more, "replace": True}, more),
+            ]
+            for what, arguments, wanted in steps:
+                thread = await index.update("t", user_id="ann", **arguments)
+                for one in (thread, await index.get("t", user_id="ann")):
+                    found = one.metadata if one is not None else {}
+                    if not same(wanted, found):
+                        items = [sorted(map(repr, each.items())) for each in (wanted, found)]
+                        unkept(f"{len(wanted):,} keys after {what}", differences(*items))
+
+    bench.run(body)
+
+
+@check("T6")
 def a_hundred_updates_all_land(bench: Bench) -> None:
     """A hundred concurrent updates of different keys, over replicas, all land, and so do removals among them."""
 
@@ -116,6 +146,28 @@ def many_touches_at_once_all_grow(bench: Bench) -> None:
             last = await second.get("t", user_id="ann")
             expect_same("the last time", max(at_once), last and last.updated_at)
             expect_same("created_at", created.created_at, last and last.created_at)
+
+    bench.run(body)
+
+
+@check("T7")
+def a_thread_of_the_future_grows_too(bench: Bench) -> None:
+    """A thread that was restored with a time that is still to come is touched to a later one, by updates and moves."""
+
+    async def body() -> None:
+        async with bench.open() as source, bench.open() as index:
+            await source.create(NewThread("template", "ann"))
+            (record,) = await exported(source)
+            for days in (1 / 86_400, 1 / 24, 1, 365, 73 * 365):
+                ahead = renamed(record, f"{days} days", updated_at=later(record["updated_at"], days * 86_400))
+                await index.restore([ahead])
+                thread = thread_of(ahead)
+                for touch in (True, False, True):
+                    got = await index.update(thread.thread_id, user_id="ann", status=str(touch), touch=touch)
+                    thread = expect_touched(thread, dataclasses.replace(thread, status=str(touch)), got, touch=touch)
+                got = await index.move(thread.thread_id, user_id="ann", to_user_id="ann")
+                thread = expect_touched(thread, thread, got, touch=True)
+                expect_same("the first of the list", thread, (await index.list("ann", limit=1)).items[0])
 
     bench.run(body)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from deerflow_backends.errors import Conflict, InvalidArgument
@@ -15,7 +18,7 @@ from deerflow_conformance.checks import check, expect
 from deerflow_conformance.expectations import accepted, expect_same, exported, refused
 from deerflow_conformance.programs import USERS
 from deerflow_conformance.thread_programs import thread_programs
-from deerflow_conformance.thread_steps import expect_order, listed, play, renamed
+from deerflow_conformance.thread_steps import expect_order, expect_touched, later, listed, play, renamed
 
 # ---------------------------------------------------------------------- T1, T2
 
@@ -49,6 +52,48 @@ def a_replica_lists_at_once(bench: Bench) -> None:
                 expect_same("ANY_USER's list", [], await listed(reader, ANY_USER))
 
     bench.run(body)
+
+
+@check("T1")
+def a_thread_stays_however_long_it_is_idle(bench: Bench) -> None:
+    """What nobody touched for years, or for a year by the clock that the backend is given, is there like any other."""
+    years = timedelta(days=20 * 365).total_seconds()
+    passed_microseconds = timedelta(days=365) // timedelta(microseconds=1)
+
+    async def body() -> None:
+        clock = (space := bench.space()).clock
+        async with bench.open() as source, bench.open(space) as index:
+            await source.create(NewThread("template", "ann"))
+            (record,) = await exported(source)
+            times = {name: later(record[name], -years) for name in ("created_at", "updated_at")}
+            await index.restore([renamed(record, "old", **times)])
+            await index.create(NewThread("new", "ann"))
+            wanted = await _read_in_every_way(index)
+            expect_same("threads", ["new", "old"], [thread.thread_id for thread in wanted])
+        async with bench.open(replace(space, clock=lambda: clock() + passed_microseconds)) as index:
+            await bench.sleep(100 if bench.virtual else 0)  # what is swept is swept by then
+            expect_same("threads a year later", wanted, await _read_in_every_way(index))
+            for thread in wanted:
+                touched = await index.update(thread.thread_id, user_id="ann")
+                expect_touched(thread, thread, touched, touch=True)
+                expect_same("its deletion", True, await index.delete(thread.thread_id, user_id="ann"))
+
+    bench.run(body)
+
+
+async def _read_in_every_way(index: ThreadIndex) -> list[Thread]:
+    """Return ann's threads, which are all there are and idle; expect every read to show them."""
+    threads = await listed(index, "ann")
+    scopes: tuple[Scope, ...] = ("ann", ANY_USER)
+    for scope, status in itertools.product(scopes, (None, "idle")):
+        asked = f"by {scope!r}, of the status {status!r}"
+        expect_same(f"threads listed {asked}", threads, await listed(index, scope, status=status))
+        expect_same(f"threads counted {asked}", len(threads), await index.count(scope, status=status))
+    for thread in threads:
+        expect_same("the thread", thread, await index.get(thread.thread_id, user_id="ann"))
+        may = [await index.can_access(thread.thread_id, user, require_existing=True) for user in ("ann", "Ann")]
+        expect_same("access of its owner and of another", [True, False], may)
+    return threads
 
 
 @check("T2")

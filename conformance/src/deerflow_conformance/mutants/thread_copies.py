@@ -49,6 +49,72 @@ def threads_without_owner_are_not_exported() -> Patched:
     return with_methods(export=export)
 
 
+@mutant("T11", "thread_index", by="a_copy_made_while_others_write_is_whole")
+def an_export_is_of_a_thousand() -> Patched:
+    """An export ends after a thousand threads."""
+
+    async def export(self: InProcessThreadIndex) -> AsyncIterator[Record]:
+        left = 1_000
+        async for record in _export(self):
+            if (left := left - 1) >= 0:
+                yield record
+
+    return with_methods(export=export)
+
+
+@mutant("T11", "thread_index", by="ten_thousand_threads_are_copied")
+def an_export_is_of_ten_thousand() -> Patched:
+    """An export ends after ten thousand threads."""
+
+    async def export(self: InProcessThreadIndex) -> AsyncIterator[Record]:
+        left = 10_000
+        async for record in _export(self):
+            if (left := left - 1) >= 0:
+                yield record
+
+    return with_methods(export=export)
+
+
+@mutant("T11", "thread_index", by="a_copy_made_while_others_write_is_whole")
+def an_export_skips_where_a_thread_is_deleted() -> Patched:
+    """An export goes by the place in a list, which is another where a thread before it was deleted."""
+
+    async def export(self: InProcessThreadIndex) -> AsyncIterator[Record]:
+        place = 0
+        while place < len(self._table.threads):
+            yield records.thread_record(list(self._table.threads.values())[place])
+            place += 1
+
+    return with_methods(export=export)
+
+
+@mutant("T11", "thread_index", by="a_copy_made_while_others_write_is_whole")
+def an_export_ends_where_a_thread_is_deleted() -> Patched:
+    """An export goes on after the thread that it gave last, and ends if that one was deleted."""
+
+    async def export(self: InProcessThreadIndex) -> AsyncIterator[Record]:
+        names = list(self._table.threads)
+        for name in names:
+            if (thread := self._table.threads.get(name)) is None:
+                return
+            yield records.thread_record(thread)
+
+    return with_methods(export=export)
+
+
+@mutant("T11", "thread_index", by="a_copy_made_while_others_write_is_whole")
+def an_export_has_what_is_touched_twice() -> Patched:
+    """A thread that is touched while an export is under way comes again, as it is then."""
+
+    async def export(self: InProcessThreadIndex) -> AsyncIterator[Record]:
+        given: dict[str, StoredThread] = {}
+        while rows := [one for name, one in self._table.threads.items() if given.get(name) != one]:
+            given[rows[0].thread_id] = rows[0]
+            yield records.thread_record(rows[0])
+
+    return with_methods(export=export)
+
+
 @mutant("T11", "thread_index", by="every_thread_is_copied")
 def restored_threads_are_new() -> Patched:
     """A restored thread was created when it was last touched."""

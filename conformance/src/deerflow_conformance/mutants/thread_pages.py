@@ -382,3 +382,14 @@ def a_status_has_no_index() -> Patched:
         )
 
     return with_methods(_following=following)
+
+
+@mutant("T9", "thread_index", by="a_page_of_ten_thousand_costs_as_one_of_ten")
+def counts_end_at_ten_thousand() -> Patched:
+    """More than ten thousand threads are counted as ten thousand."""
+    count = InProcessThreadIndex.count
+
+    async def counted(self: InProcessThreadIndex, user_id: Any, **more: Any) -> int:
+        return min(10_000, await count(self, user_id, **more))
+
+    return with_methods(count=counted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -171,6 +172,26 @@ def removals_take_what_others_wrote() -> Patched:
     return with_methods(update=update)
 
 
+@mutant("T6", "thread_index", by="thousands_of_keys_merge")
+def a_thousand_keys_are_merged() -> Patched:
+    """Merged metadata has a thousand keys at most."""
+
+    def merged(self: ThreadUpdate, stored: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return dict(itertools.islice(_merged(self, stored).items(), 1_000))
+
+    return _merging(merged)
+
+
+@mutant("T6", "thread_index", by="thousands_of_keys_merge")
+def a_thousand_keys_are_removed() -> Patched:
+    """An update removes a thousand keys at most."""
+
+    def merged(self: ThreadUpdate, stored: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        return _merged(dataclasses.replace(self, remove=frozenset(sorted(self.remove)[:1_000])), stored)
+
+    return _merging(merged)
+
+
 # ---------------------------------------------------------------------- T7
 
 
@@ -207,6 +228,29 @@ def moving_does_not_touch() -> Patched:
         "moved",
         lambda thread, to, now: dataclasses.replace(moved(thread, to, now), updated_at=thread.updated_at),
     )
+
+
+@mutant("T7", "thread_index", by="a_thread_of_the_future_grows_too")
+def a_touch_corrects_a_time_that_is_far_ahead() -> Patched:
+    """A touched thread whose time is more than a minute ahead bears the time of the clock."""
+    touched = StoredThread.touched
+
+    def corrected(self: StoredThread, now: int) -> int:
+        return touched(self, now) if self.updated_at < now + 60_000_000 else now
+
+    return mock.patch.object(StoredThread, "touched", corrected)
+
+
+@mutant("T7", "thread_index", by="a_thread_of_the_future_grows_too")
+def a_move_takes_the_clock_as_it_is() -> Patched:
+    """A moved thread bears the time of the clock, where that is another than it bore."""
+    moved = thread_changes.moved
+
+    def moving(thread: StoredThread, to_user_id: str | None, now: int) -> StoredThread:
+        changed = moved(thread, to_user_id, now)
+        return dataclasses.replace(changed, updated_at=now) if now != thread.updated_at else changed
+
+    return mock.patch.object(threads, "moved", moving)
 
 
 @mutant("T7", "thread_index", by="many_touches_at_once_all_grow")

@@ -25,6 +25,7 @@ _move = InProcessThreadIndex.move
 _delete = InProcessThreadIndex.delete
 _select = ThreadListing.select
 _check_scope = thread_changes.check_scope
+_MONTH_MICROSECONDS = 30 * 86_400 * 1_000_000
 
 
 # ---------------------------------------------------------------------- T1
@@ -99,6 +100,37 @@ def counts_are_of_every_status() -> Patched:
         return await _count(self, user_id)
 
     return with_methods(count=count)
+
+
+@mutant("T1", "thread_index", by="a_thread_stays_however_long_it_is_idle")
+def an_old_thread_is_not_found() -> Patched:
+    """A thread that nobody touched for a month is listed, and not found by its id."""
+    find = InProcessThreadIndex._find
+
+    def found(self: InProcessThreadIndex, thread_id: str, scope: Any) -> StoredThread | None:
+        thread = find(self, thread_id, scope)
+        return thread if thread is not None and self._clock() - thread.updated_at < _MONTH_MICROSECONDS else None
+
+    return with_methods(_find=found)
+
+
+@mutant("T1", "thread_index", by="a_thread_stays_however_long_it_is_idle")
+def a_thread_expires() -> Patched:
+    """A thread is gone a month after it was last written."""
+    put = InProcessThreadIndex._put
+    expire_at: dict[tuple[Any, str], int] = {}
+
+    def putting(self: InProcessThreadIndex, thread: StoredThread) -> None:
+        put(self, thread)
+        expire_at[self._lock, thread.thread_id] = self._clock() + _MONTH_MICROSECONDS
+
+    async def listing(self: InProcessThreadIndex, user_id: Any, **more: Any) -> Page[Thread]:
+        page = await _list(self, user_id, **more)
+        now = self._clock()
+        kept = tuple(one for one in page.items if expire_at[self._lock, one.thread_id] > now)
+        return dataclasses.replace(page, items=kept)
+
+    return with_methods(_put=putting, list=listing)
 
 
 # ---------------------------------------------------------------------- T2
