@@ -60,6 +60,34 @@ def _expect_window(recorded: list[tuple[float, float]], got: int, starts: tuple[
     expect(got < 1 << len(recorded), "nothing counted twice", f"{got:b}")
 
 
+@check("C4")
+def windows_reach_as_far_as_what_is_kept(bench: Bench) -> None:
+    """Of hours, days and up to a year, each window holds what happened within it, also after a sweep."""
+    parts = 24
+
+    async def body(width: int, kept: int) -> None:
+        time = asyncio.get_running_loop().time
+        step = width * kept // parts
+        async with bench.open(bucket_seconds=width, keep_buckets=kept) as counters:
+            ages = [step * (number + 0.5) for number in range(parts)]
+            before = time()
+            await counters.record_many([Recorded("gpt", 1 << n, age_seconds=age) for n, age in enumerate(ages)])
+            recorded = [(before - age, time() - age) for age in ages]
+            for _ in range(2 if bench.virtual else 1):
+                for seconds in range(step, step * parts + 1, step):
+                    before = time()
+                    one = await counters.window("gpt", seconds=seconds)
+                    every = await counters.all_windows(seconds=seconds)
+                    for got in (one.calls, every.get("gpt", Counts()).calls):
+                        _expect_window(recorded, got, (before - seconds, time() - seconds), width)
+                await bench.sleep(100 if bench.virtual else 0)
+
+    async def bodies() -> None:
+        await asyncio.gather(*(body(width, kept) for width, kept in ((60, 1_440), (3_600, 720), (86_400, 366))))
+
+    bench.run(bodies)
+
+
 @check("C4", waits=True)
 def time_moves_windows_on(bench: Bench) -> None:
     """What was recorded leaves the short window, then the longest one, while totals keep it, on every instance."""
@@ -146,13 +174,13 @@ def reset_forgets_one_model(bench: Bench) -> None:
 
 @check("C6")
 def reset_forgets_sums_below_zero(bench: Bench) -> None:
-    """After reset no earlier bucket and no hidden negative sum is left, and the model is not named any more."""
+    """After reset none of a day's buckets and no hidden negative sum is left, and the model is not named any more."""
 
     async def body() -> None:
         space = bench.space()
         async with bench.open(space) as counters, bench.replica(space) as other:
             owned = await bench.owned(space)
-            old = [Recorded("gpt", 5, 3, 2, -7, -7, age_seconds=age) for age in (0, 100, 3_000, 80_000)]
+            old = [Recorded("gpt", 5, 3, 2, -7, -7, age_seconds=age) for age in range(0, DAY, 60)]
             await counters.record_many([*old, Recorded("GPT", 1, 1, 0, 1, 1)])
             await other.reset("gpt")
             for instance in (counters, other):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 from deerflow_backends.counters import Counts, ModelCounters, Recorded
@@ -14,6 +15,7 @@ from deerflow_conformance.counter_programs import MODELS, counter_programs
 from deerflow_conformance.counter_steps import DAY, FIGURES, FIRST, SECOND, expect_counts, play
 from deerflow_conformance.expectations import expect_same, refused, repeated_while
 from deerflow_conformance.programs import IDENTIFIERS
+from deerflow_conformance.spaces import Space
 
 # ---------------------------------------------------------------------- C1
 
@@ -145,6 +147,33 @@ def tokens_are_remembered_as_long_as_said(bench: Bench) -> None:
             expect_same("calls within token_seconds", 1, (await counters.totals("gpt")).calls)
 
     bench.run(body)
+
+
+@check("C2")
+def a_token_outlasts_sweeps(bench: Bench) -> None:
+    """Tokens of any moment are remembered to the last second of token_seconds, by default and for a day.
+
+    In real time nobody waits for that: there they are repeated at once.
+    """
+
+    async def body(space: Space, seconds: float) -> None:
+        clock, passed_microseconds = space.clock, 0
+        ahead = replace(space, clock=lambda: clock() + passed_microseconds)
+        tokens = [f"token {number}" for number in range(6)]
+        async with bench.open(ahead) as counters:
+            for token in tokens:
+                await counters.record("gpt", calls=1, token=token)
+                await bench.sleep(10 if bench.virtual else 0)
+            if bench.virtual:
+                passed_microseconds = round((seconds - 150) * 1_000_000)
+                await bench.sleep(150 - 10 * len(tokens) - 0.1)
+            for token in tokens:
+                await counters.record("gpt", calls=1, token=token)
+                await bench.sleep(10 if bench.virtual else 0)
+            expect_same(f"calls within {seconds:g} s", len(tokens), (await counters.totals("gpt")).calls)
+
+    bench.run(lambda: body(bench.space(), 600))
+    bench.run(lambda: body(bench.space(token_seconds=float(DAY)), DAY))
 
 
 @check("C2", waits=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -53,23 +53,49 @@ def a_token_is_one_instances() -> Patched:
 @mutant("C2", "counters", by="a_forgotten_token_counts_again")
 def a_token_is_never_forgotten() -> Patched:
     """A token is refused long after token_seconds."""
-    return mock.patch.object(
-        CounterOptions,
-        "__getattribute__",
-        lambda self, name: 10**9 if name == "token_seconds" else object.__getattribute__(self, name),
-    )
+    return _remembered(lambda _: 1e9)
 
 
 @mutant("C2", "counters", by="tokens_are_remembered_as_long_as_said")
 def a_token_is_forgotten_too_early() -> Patched:
     """A token is remembered for half of token_seconds."""
-    return mock.patch.object(
-        CounterOptions,
-        "__getattribute__",
-        lambda self, name: (
-            object.__getattribute__(self, name) / 2 if name == "token_seconds" else object.__getattribute__(self, name)
-        ),
-    )
+    return _remembered(lambda seconds: seconds / 2)
+
+
+def _remembered(changed: Callable[[float], float]) -> Patched:
+    """Let backends take other token_seconds than those that they were given."""
+
+    def get(self: CounterOptions, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        return changed(value) if name == "token_seconds" else value
+
+    return mock.patch.object(CounterOptions, "__getattribute__", get)
+
+
+@mutant("C2", "counters", by="a_token_outlasts_sweeps")
+def a_token_is_swept_too_early() -> Patched:
+    """A sweep forgets the tokens that would be forgotten within the next quarter of a minute."""
+    sweep = InProcessModelCounters.sweep
+
+    def early(self: InProcessModelCounters) -> None:
+        sweep(self)
+        soon = self._clock() + 15_000_000
+        for token in [token for token, until in self._table.tokens.items() if until <= soon]:
+            del self._table.tokens[token]
+
+    return with_methods(sweep=early)
+
+
+@mutant("C2", "counters", by="a_token_outlasts_sweeps")
+def a_token_is_remembered_for_an_hour_at_most() -> Patched:
+    """A token is forgotten after an hour, however long it is to be remembered."""
+    return _remembered(lambda seconds: min(seconds, 3_600.0))
+
+
+@mutant("C2", "counters", by="a_token_outlasts_sweeps")
+def a_token_is_remembered_for_nine_minutes_by_default() -> Patched:
+    """A token that is to be remembered for ten minutes is forgotten after nine."""
+    return _remembered(lambda seconds: 540.0 if seconds == 600 else seconds)
 
 
 @mutant("C2", "counters", by="tokens_are_remembered_as_long_as_said")

@@ -94,6 +94,26 @@ def all_windows_are_the_longest() -> Patched:
     return with_methods(all_windows=all_windows)
 
 
+@mutant("C4", "counters", by="windows_reach_as_far_as_what_is_kept")
+def a_window_is_two_hours_at_most() -> Patched:
+    """A window of more than two hours is one of two hours."""
+    return mock.patch.object(
+        counters,
+        "first_of_window",
+        lambda now, seconds, options: _first_of_window(now, min(seconds, 7_200), options),
+    )
+
+
+@mutant("C4", "counters", by="windows_reach_as_far_as_what_is_kept")
+def a_thousand_buckets_are_kept() -> Patched:
+    """A sweep leaves the last thousand buckets, however many are to be kept."""
+    return mock.patch.object(
+        counters,
+        "oldest_kept",
+        lambda now, options: _bucket_of(now, options) - options.bucket_seconds * min(options.keep_buckets, 1_000),
+    )
+
+
 @mutant("C4", "counters", by="windows_have_bounds")
 def what_is_too_old_counts_in_the_oldest_bucket() -> Patched:
     """What is older than what is kept counts as old as can be."""
@@ -165,6 +185,20 @@ def reset_keeps_what_is_below_zero() -> Patched:
         await _reset(self, model_name)
         if min(below) < 0:
             self._table.totals[model_name] = (0, 0, 0, min(0, below[3]), min(0, below[4]))
+
+    return mock.patch.object(InProcessModelCounters, "reset", reset)
+
+
+@mutant("C6", "counters", by="reset_forgets_sums_below_zero")
+def reset_keeps_all_but_a_thousand_buckets() -> Patched:
+    """Reset removes a model from a thousand buckets."""
+
+    async def reset(self: InProcessModelCounters, model_name: str) -> None:
+        holding = [models for models in self._table.buckets.values() if model_name in models]
+        kept = [(models, models[model_name]) for models in holding[1_000:]]
+        await _reset(self, model_name)
+        for models, sums in kept:
+            models[model_name] = sums
 
     return mock.patch.object(InProcessModelCounters, "reset", reset)
 
