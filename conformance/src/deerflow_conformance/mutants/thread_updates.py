@@ -242,13 +242,13 @@ def a_touch_corrects_a_time_that_is_far_ahead() -> Patched:
 
 
 @mutant("T7", "thread_index", by="a_thread_of_the_future_grows_too")
-def a_move_takes_the_clock_as_it_is() -> Patched:
-    """A moved thread bears the time of the clock, where that is another than it bore."""
+def a_move_corrects_a_time_that_is_far_ahead() -> Patched:
+    """A moved thread whose time is more than a minute ahead bears the time of the clock."""
     moved = thread_changes.moved
 
     def moving(thread: StoredThread, to_user_id: str | None, now: int) -> StoredThread:
         changed = moved(thread, to_user_id, now)
-        return dataclasses.replace(changed, updated_at=now) if now != thread.updated_at else changed
+        return changed if thread.updated_at < now + 60_000_000 else dataclasses.replace(changed, updated_at=now)
 
     return mock.patch.object(threads, "moved", moving)
 
