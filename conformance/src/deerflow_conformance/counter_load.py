@@ -1,4 +1,4 @@
-"""Checks of model counters under load, in counts alone: C1, C5 and C7."""
+"""Checks of model counters under load, in counts alone: C1, C2, C5 and C7."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ def ten_thousand_recordings_add_up(bench: Bench) -> None:
             calls = sum(counts.calls for counts in totals.values())
             expect_same("the sum of all calls", made, calls)
             expect_same("the models", [f"model {number}" for number in range(7)], sorted(totals))
+
+    bench.run(body)
+
+
+@check("C2", level="load")
+def thousands_of_tokens_are_remembered(bench: Bench) -> None:
+    """Of thousands of recordings within token_seconds, each with its token, none counts when it comes again."""
+    count = bench.volume(2_500)
+
+    async def body() -> None:
+        async with bench.open() as counters:
+            calls = [partial(counters.record, "gpt", calls=1, token=f"token {number}") for number in range(count)]
+            made = await together(bench, calls)
+            await together(bench, calls[:made])
+            expect_same("calls", made, (await counters.totals("gpt")).calls)
 
     bench.run(body)
 

@@ -72,7 +72,7 @@ def a_copy_made_while_others_write_is_whole(bench: Bench) -> None:
             await source.create(NewThread("template", "ann"))
             (record,) = await exported(source)
             ahead = {f"t{n}": renamed(record, f"t{n}", user_id=("ann", "Ann", None)[n % 3]) for n in range(1_250)}
-            await index.restore(ahead.values())
+            expect_same("threads restored", len(ahead), await index.restore(ahead.values()))
             came, quiet = list[Record](), set(ahead)
             async for one in index.export():
                 came.append(one)

@@ -160,6 +160,8 @@ def pages_end_exactly(bench: Bench) -> None:
             ):
                 await _expect_pages(index, listing, threads, 1_000)
             await _expect_pages(index, _Listing("ann", metadata={"last": True}), threads, 10)
+            page = await index.list("ann")
+            expect(len(page.items) <= 50, "at most 50 threads where no limit is given", len(page.items))
 
     bench.run(body)
     bench.run(thousand)
@@ -307,6 +309,12 @@ def filters_reach_nothing_else(bench: Bench) -> None:
                 ids = [thread.thread_id for thread in await listed(index, "ann", metadata=wanted)]
                 expect_same(f"ann's threads with {wanted!r}", ["t"], ids)
                 expect_same("running ones", [], await listed(index, "ann", metadata=wanted, status="running"))
+            wide = {f"k{number}": number for number in range(40)}
+            await index.create(NewThread("wide", "wide", metadata=wide))
+            for key, ids in [(None, ["wide"]), *((key, []) for key in wide)]:
+                wanted = wide if key is None else {**wide, key: -1}
+                got = [thread.thread_id for thread in await listed(index, "wide", metadata=wanted)]
+                expect_same(f"threads with each of 40 entries, but for {key!r}", ids, got)
             for bad in ({"k": float("nan")}, [("k", 1)], "k", {1: 1}, {"k": object()}):
                 await refused(index.list("ann", metadata=bad), InvalidArgument, f"the filter {bad!r}")
 

@@ -98,6 +98,18 @@ def a_token_is_remembered_for_nine_minutes_by_default() -> Patched:
     return _remembered(lambda seconds: 540.0 if seconds == 600 else seconds)
 
 
+@mutant("C2", "counters", by="thousands_of_tokens_are_remembered")
+def two_hundred_tokens_are_remembered() -> Patched:
+    """The latest two hundred tokens are remembered, however short a time ago the others were seen."""
+
+    async def record_many(self: InProcessModelCounters, counts: Sequence[Recorded], *, token: Any = None) -> None:
+        await _record_many(self, counts, token=token)
+        for oldest in list(self._table.tokens)[:-200]:
+            del self._table.tokens[oldest]
+
+    return _recording(record_many)
+
+
 @mutant("C2", "counters", by="tokens_are_remembered_as_long_as_said")
 def a_refused_recording_uses_its_token_up() -> Patched:
     """The token of a recording that is refused counts as seen."""

@@ -91,6 +91,16 @@ def a_filter_that_has_examined_all_has_a_cursor() -> Patched:
 
 
 @mutant("T3", "thread_index", by="pages_end_exactly")
+def a_page_is_of_a_hundred_by_default() -> Patched:
+    """A page has up to a hundred threads where no limit is given."""
+
+    async def listing(self: InProcessThreadIndex, user_id: Any, *, limit: int = 100, **more: Any) -> Page[Thread]:
+        return await _list(self, user_id, limit=limit, **more)
+
+    return with_methods(list=listing)
+
+
+@mutant("T3", "thread_index", by="pages_end_exactly")
 def a_full_last_page_has_a_cursor() -> Patched:
     """A page that is just full has a cursor, even where nothing can follow."""
 
@@ -226,6 +236,17 @@ def one_of_the_entries_is_enough() -> Patched:
 
     def matches(self: ThreadListing, thread: StoredThread) -> bool:
         return not self.wanted or any(thread.metadata.get(key) == value for key, value in self.wanted.items())
+
+    return _matching(matches)
+
+
+@mutant("T8", "thread_index", by="filters_reach_nothing_else")
+def a_filter_is_of_thirty_entries() -> Patched:
+    """Of a filter's entries the first thirty are looked at."""
+
+    def matches(self: ThreadListing, thread: StoredThread) -> bool:
+        entries = itertools.islice(self.wanted.items(), 30)
+        return all(thread.metadata.get(key) == value for key, value in entries)
 
     return _matching(matches)
 
