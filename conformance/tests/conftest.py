@@ -118,3 +118,13 @@ def command(authors_files: Path) -> Callable[..., subprocess.CompletedProcess[st
         )
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the tests that wait for processes over those that compute, so that several processes share both."""
+    waiting = [item for item in items if item.get_closest_marker("served")]
+    computing = [item for item in items if not item.get_closest_marker("served")]
+    every = max(len(computing) // (len(waiting) + 1), 1)
+    items[:] = computing
+    for number, item in enumerate(waiting):
+        items.insert(number * (every + 1), item)
