@@ -139,6 +139,17 @@ def test_a_hang_in_virtual_time_is_told() -> None:
         run_isolated(body, virtual=True)
 
 
+def test_a_body_may_take_hours_of_virtual_time() -> None:
+    """A body that sleeps longer than 600 s ends if it was said that it does, and not later than that."""
+
+    async def body() -> None:
+        await asyncio.sleep(7_200)
+
+    run_isolated(body, virtual=True, virtual_seconds=7_300)
+    with pytest.raises(Hang, match="no end within 7000 s"):
+        run_isolated(body, virtual=True, virtual_seconds=7_000)
+
+
 def test_a_hang_in_real_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in real time, also if the body resists being cancelled."""
     monkeypatch.setattr(isolation, "REAL_SECONDS", 0.1)

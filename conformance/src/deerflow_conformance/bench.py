@@ -29,7 +29,7 @@ from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
 from deerflow_conformance.checks import Check, CouldNotRun, NotApplicable, Unkept
 from deerflow_conformance.faces import face_of
-from deerflow_conformance.isolation import Blocked, run_isolated
+from deerflow_conformance.isolation import VIRTUAL_SECONDS, Blocked, run_isolated
 from deerflow_conformance.networks import Network
 from deerflow_conformance.promises import Capability
 from deerflow_conformance.replicas import Process
@@ -226,14 +226,19 @@ class Bench:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run *body* once, in a fresh event loop, with a deadline; nothing may be left over."""
+    def run(self, body: Callable[[], Coroutine[Any, Any, None]], *, virtual_seconds: float = VIRTUAL_SECONDS) -> None:
+        """Run *body* once, in a fresh event loop, with a deadline; nothing may be left over.
+
+        Args:
+            body: Makes the coroutine.
+            virtual_seconds: The deadline in virtual time, more for what takes hours there; in real time it is 60 s.
+        """
         if self._gathered is not None:
             self._gathered.append(body)
             return
         self.program = None
         try:
-            self._isolated(body)
+            self._isolated(body, virtual_seconds=virtual_seconds)
         except Blocked as error:
             raise Unkept("an end", str(error)) from error
 
@@ -334,7 +339,13 @@ class Bench:
 
         explored()
 
-    def _isolated(self, body: Callable[[], Coroutine[Any, Any, None]], order: float | None = None) -> None:
+    def _isolated(
+        self,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        order: float | None = None,
+        *,
+        virtual_seconds: float = VIRTUAL_SECONDS,
+    ) -> None:
         if self.reach != "process":
             # Before what is counted as left over.
             self._helper.ready()
@@ -344,7 +355,7 @@ class Bench:
             order = self.random.random()
         shuffled = random.Random(order) if self.virtual else None  # noqa: S311
         try:
-            run_isolated(body, virtual=self.virtual, shuffled=shuffled)
+            run_isolated(body, virtual=self.virtual, shuffled=shuffled, virtual_seconds=virtual_seconds)
         finally:
             self._stop_counting()
             self._server.mend()

@@ -38,7 +38,11 @@ class Leftover(AssertionError):
 
 
 def run_isolated(
-    body: Callable[[], Coroutine[Any, Any, None]], *, virtual: bool, shuffled: random.Random | None = None
+    body: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    virtual: bool,
+    shuffled: random.Random | None = None,
+    virtual_seconds: float = VIRTUAL_SECONDS,
 ) -> None:
     """Run *body* to its end in an event loop of its own.
 
@@ -46,9 +50,10 @@ def run_isolated(
         body: Makes the coroutine to run.
         virtual: Whether time is virtual.
         shuffled: In virtual time, draws the order in which tasks go on that could do so at the same moment.
+        virtual_seconds: In virtual time, the deadline.
 
     Raises:
-        Hang: It did not end within 60 s, or 600 s of virtual time, or waits for nothing that could come.
+        Hang: It did not end within 60 s, or *virtual_seconds* of virtual time, or waits for nothing that could come.
         Blocked: It blocked its thread for longer than that.
         Leftover: A task, thread, file handle or un-awaited coroutine outlived it, or Python warned of one.
 
@@ -61,7 +66,7 @@ def run_isolated(
         with asyncio.Runner(loop_factory=loops) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(_told(context)))
             try:
-                runner.run(_supervised(body, VIRTUAL_SECONDS if virtual else REAL_SECONDS))
+                runner.run(_supervised(body, virtual_seconds if virtual else REAL_SECONDS))
             except Deadlock as error:
                 raise Hang(f"{error}\n{_where_tasks_wait(runner.get_loop())}") from None
         _collect_cycles(complaints)
