@@ -170,6 +170,38 @@ async def _is_left_behind(reader: Reader, ids: list[str]) -> None:
 
 
 @check("S12", level="load")
+def nothing_is_kept_for_those_who_left(bench: Bench) -> None:
+    """A thousand events that subscribers got before they left are in no memory afterwards."""
+    runs = [f"run {number}" for number in range(bench.volume(50))]
+    events = 20
+
+    async def come_and_go(bridge: StreamBridge, run: str) -> None:
+        async with reading(bench, bridge, run, None, 60.0) as reader:
+            for number in range(events):
+                await bridge.publish(run, "n", number)
+                await reader.gets([number])
+
+    async def body() -> None:
+        async with bench.open(max_events=1) as bridge:  # what is kept for replays does not grow
+            for _ in range(2):
+                blocks = memory_blocks()  # the second time: what a run takes for as long as it is there, it has taken
+                coming = asyncio.gather(*(come_and_go(bridge, run) for run in runs))
+                await bench.soon(coming, CROWD_SECONDS)
+            await _until_fewer(bench, blocks + len(runs) * events)
+
+    bench.run(body)
+
+
+async def _until_fewer(bench: Bench, blocks: int) -> None:
+    """Expect fewer pieces of memory than *blocks*; a run may be watched a moment longer than it is read."""
+    for _ in range(30):
+        if memory_blocks() < blocks:
+            return
+        await bench.sleep(0.5)
+    expect(False, f"fewer than {blocks:,} pieces of memory, as before the subscribers came", f"{memory_blocks():,}")
+
+
+@check("S12", level="load")
 def nothing_is_fetched_for_those_who_do_not_read(bench: Bench) -> None:
     """Publishing takes as many round trips and bytes with a crowd that reads nothing as with one; then all catch up."""
     subscribers = bench.volume(50)

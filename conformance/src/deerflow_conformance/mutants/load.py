@@ -26,6 +26,7 @@ from deerflow_backends.watches import Watch
 from deerflow_conformance.mutants import Patched, methods, mutant
 
 _next = Subscription._next
+_deliver = Subscription._deliver
 _watch = Watch.__init__
 _watch_close = Watch.close
 _append = Watch._append
@@ -87,6 +88,24 @@ def events_queue_for_each_subscriber() -> Patched:
             queues.setdefault(subscription, []).append(entry)
 
     return methods(Watch, _append=append)
+
+
+@mutant("S12", "stream_bridge", by="nothing_is_kept_for_those_who_left")
+def who_left_is_still_watched_for() -> Patched:
+    """A run is watched for good once somebody has subscribed to it."""
+    return methods(Watch, release=lambda *_: None)
+
+
+@mutant("S12", "stream_bridge", by="nothing_is_kept_for_those_who_left")
+def what_was_delivered_is_kept() -> Patched:
+    """What was given to a subscriber is kept for it when it has left."""
+    kept: list[StreamEvent] = []
+
+    def deliver(self: Subscription, entry: Entry) -> StreamEvent:
+        kept.append(_deliver(self, entry))
+        return kept[-1]
+
+    return methods(Subscription, _deliver=deliver)
 
 
 @mutant("S15", "stream_bridge", by="a_crowd_needs_no_more_connections")
