@@ -15,6 +15,8 @@ from deerflow_conformance.expectations import until
 
 #: Any run.
 RUN: Final = "run:1"
+#: Runs that a careless store takes for ``run``, or ``run`` for them.
+NAMED_ALIKE: Final = ("ru", "run:", "run:1", "run1", "run*", "r?n", "[r]un", "r.n", "Run", "run ")
 _ID = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})", re.ASCII)
 
 

@@ -23,6 +23,7 @@ from deerflow_conformance.expectations import until
 from deerflow_conformance.isolation import open_handles
 from deerflow_conformance.stream_programs import MALFORMED
 from deerflow_conformance.stream_steps import (
+    NAMED_ALIKE,
     RUN,
     is_gone,
 )
@@ -65,7 +66,22 @@ def heartbeats_come_while_waiting(bench: Bench) -> None:
             waited = loop.time() - before
             expect(waited >= interval * 0.9, f"no heartbeat before {interval} s of waiting", f"after {waited} s")
 
+    async def seldom() -> None:
+        async with bench.open() as bridge:
+            await asyncio.gather(*(_is_first_heard_after(bench, bridge, interval) for interval in (61.0, 1_000.0)))
+
     bench.run(body)
+    if bench.virtual:  # elsewhere it would take as long
+        bench.run(seldom, virtual_seconds=2_000)
+
+
+async def _is_first_heard_after(bench: Bench, bridge: StreamBridge, interval: float) -> None:
+    async with reading(bench, bridge, RUN, None, interval) as reader:
+        began = asyncio.get_running_loop().time()
+        item = await bench.soon(anext(reader.iterator), interval + 15)
+        waited = asyncio.get_running_loop().time() - began
+        expect(item is HEARTBEAT_SENTINEL, "a heartbeat", item)
+        expect(abs(waited - interval) < 0.01, f"a heartbeat after {interval} s", f"after {waited} s")
 
 
 @check("S9", waits=True)
@@ -149,6 +165,26 @@ def subscribing_to_an_unknown_run(bench: Bench) -> None:
                 await is_gone(bridge, RUN)
             still = await bench.owned(space)
             expect(still == owned, f"as much stored as before, {owned}", still)
+
+    bench.run(body)
+
+
+@check("S11")
+def who_waits_hears_nothing_of_other_runs(bench: Bench) -> None:
+    """Who waits for a run that is not there hears nothing of those that are named alike, and gets its own."""
+
+    async def body() -> None:
+        async with two_instances(bench) as (a, b), AsyncExitStack() as stack:
+            readers = [await stack.enter_async_context(reading(bench, b, run)) for run in NAMED_ALIKE]
+            await asyncio.gather(*(reader.waits() for reader in readers))
+            await a.publish("run", "n", 1)
+            await asyncio.gather(*(reader.waits() for reader in readers))
+            await a.publish_end("run")
+            await a.cleanup("run")
+            await asyncio.gather(*(reader.waits() for reader in readers))
+            for run, reader in zip(NAMED_ALIKE, readers, strict=True):
+                await a.publish(run, "n", run)
+                await reader.gets([run])
 
     bench.run(body)
 

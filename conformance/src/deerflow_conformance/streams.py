@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import AsyncExitStack
 from typing import Any
 
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from deerflow_conformance.expectations import accepted
 from deerflow_conformance.stream_models import hold_to_the_model
 from deerflow_conformance.stream_programs import StreamProgram, stream_programs
 from deerflow_conformance.stream_steps import (
+    NAMED_ALIKE,
     RUN,
     split_id,
 )
@@ -409,6 +411,28 @@ def replicas_may_end_at_once(bench: Bench) -> None:
                     expect(got == wanted, f"what was acknowledged, {wanted[:-1]}, then END", rest)
 
     bench.explore(st.lists(st.integers(0, 12), min_size=2, max_size=4), body)
+
+
+@check("S8")
+def ending_one_leaves_the_others(bench: Bench) -> None:
+    """A run ends alone, whatever its name has in common with others: their subscribers wait, and publishers go on."""
+
+    async def body() -> None:
+        async with two_instances(bench) as (a, b), AsyncExitStack() as stack:
+            others = []
+            for run in (*NAMED_ALIKE, "run"):
+                await a.publish(run, "n", 1)
+                others.append(await stack.enter_async_context(reading(bench, b, run)))
+                await others[-1].gets([1])
+            last = others.pop()
+            await a.publish_end("run")
+            await last.ends()
+            for run, other in zip(NAMED_ALIKE, others, strict=True):
+                await other.waits()
+                await accepted(a.publish(run, "n", 2), f"an event of {run!r}, which has not ended")
+                await other.gets([2])
+
+    bench.run(body)
 
 
 @check("S8")

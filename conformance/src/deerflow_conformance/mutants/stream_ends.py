@@ -163,6 +163,19 @@ def an_unknown_run_does_not_end() -> Patched:
     return with_methods(publish_end=publish_end)
 
 
+@mutant("S8", "stream_bridge", by="ending_one_leaves_the_others")
+def ending_ends_what_begins_alike() -> Patched:
+    """With a run all those end whose names begin with its name."""
+
+    async def publish_end(self: InProcessStreamBridge, run_id: str) -> None:
+        await _publish_end(self, run_id)
+        for other in list(self._table.streams):
+            if other.startswith(run_id):
+                await _publish_end(self, other)
+
+    return with_methods(publish_end=publish_end)
+
+
 @mutant("S8", "stream_bridge", by="end_is_durable")
 def the_end_is_kept_in_memory() -> Patched:
     """That a run has ended is forgotten once nobody has the bridge open."""

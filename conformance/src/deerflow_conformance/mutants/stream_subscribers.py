@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 from deerflow_backends import subscription
 from deerflow_backends.arguments import check_seconds
-from deerflow_backends.cursors import END, Entry, EventId, Place, Read, Step
+from deerflow_backends.cursors import END, Entry, EventId, Head, Place, Read, Step
 from deerflow_backends.events import check_event
 from deerflow_backends.hub import Hub
 from deerflow_backends.inprocess.streams import InProcessStreamBridge, _Stream
@@ -30,6 +30,7 @@ _next = Subscription._next
 _anext = Subscription.__anext__
 _finish = Subscription._finish
 _attach = Hub.attach
+_feed = Hub.feed
 _subscribe = InProcessStreamBridge.subscribe
 _begin_place = Place._begin
 _begin_at = Place._begin_at
@@ -47,6 +48,18 @@ def every_other_heartbeat_is_missing() -> Patched:
         watch = _begin(self)
         run_id, last_event_id, heartbeat_interval = self._arguments
         self._arguments = (run_id, last_event_id, 2 * heartbeat_interval)
+        return watch
+
+    return mock.patch.object(Subscription, "_begin", begin)
+
+
+@mutant("S9", "stream_bridge", by="heartbeats_come_while_waiting")
+def no_interval_is_longer_than_a_minute() -> Patched:
+    """Who asks for a heartbeat after more than a minute hears one every minute."""
+
+    def begin(self: Subscription) -> Watch:
+        watch = _begin(self)
+        self._arguments = (*self._arguments[:2], min(self._arguments[2], 60.0))
         return watch
 
     return mock.patch.object(Subscription, "_begin", begin)
@@ -195,6 +208,18 @@ def an_unknown_run_has_ended() -> Patched:
         return ((), END) if read.head is None and self.fresh else _begin_place(self, read)
 
     return mock.patch.object(Place, "_begin", begin)
+
+
+@mutant("S11", "stream_bridge", by="who_waits_hears_nothing_of_other_runs")
+def who_waits_hears_what_begins_alike() -> Patched:
+    """An event is fed to all watched runs whose names begin with its run's name."""
+
+    def feed(self: Hub, run_id: str, head: Head, entries: Sequence[Entry]) -> None:
+        for watched in list(self.watched):
+            if watched.startswith(run_id):
+                _feed(self, watched, head, entries)
+
+    return mock.patch.object(Hub, "feed", feed)
 
 
 @mutant("S11", "stream_bridge", by="who_waited_gets_the_stream_from_its_first_event")
