@@ -38,6 +38,7 @@ _MODULES: Final = {
         "stream_subscribers",
         "stream_retention",
         "stream_cleanups",
+        "stream_schedules",
         "stream_rivals",
         "stream_outages",
         "restarts",

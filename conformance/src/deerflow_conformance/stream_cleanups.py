@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, Final
 from deerflow_backends.errors import InvalidArgument, StreamEnded
 from deerflow_backends.streams import (
     END_SENTINEL,
+    HEARTBEAT_SENTINEL,
     StreamBridge,
     StreamGap,
 )
@@ -52,14 +54,17 @@ def cleaning_an_ended_run(bench: Bench) -> None:
 
     async def body() -> None:
         async with two_instances(bench) as bridges:
-            for count in (0, 1, 3):
+            for count in (0, 1, 3, 1_203):
                 await _cleaned_after_end(bench, bridges, f"run of {count}", count)
 
     bench.run(body)
 
 
 async def _cleaned_after_end(bench: Bench, bridges: tuple[StreamBridge, StreamBridge], run: str, count: int) -> None:
-    ids = await publish_numbers(bridges[0], run, range(count))
+    ids: list[str] = []
+    for start in range(0, count, 200):
+        batch = [("n", number) for number in range(start, min(start + 200, count))]
+        ids += await bridges[0].publish_many(run, batch)
     await bridges[0].publish_end(run)
     latest = (await status_of(bridges[0], run)).latest_id
     epoch = epoch_of(latest)
@@ -69,7 +74,8 @@ async def _cleaned_after_end(bench: Bench, bridges: tuple[StreamBridge, StreamBr
         for cursor in (None, "0-0", "malformed", latest):
             async with reading(bench, bridge, run, cursor) as reader:
                 await reader.ends()
-        for cursor in {*ids, f"{epoch}-0", f"{epoch}-99", f"{epoch + 1}-{count}", "1-1"} - {latest}:
+        beyond = (f"{epoch}-{count + 1}", f"{epoch}-99999")
+        for cursor in {*ids[:3], *ids[-3:], f"{epoch}-0", *beyond, f"{epoch + 1}-{count}", "1-1"} - {latest}:
             async with reading(bench, bridge, run, cursor) as reader:
                 await reader.is_gap(StreamGap(cursor, None, latest))
         for events in ([("n", 1)], [("n", 1), ("n", 2)]):
@@ -149,6 +155,62 @@ def ending_what_a_cleanup_left(bench: Bench) -> None:
     bench.run(body)
 
 
+@check("S13")
+def cleaning_and_writing_at_once(bench: Bench) -> None:
+    """A cleanup and an event, an end, or publishers of the next stream at once: as if one came after the other."""
+
+    async def body() -> None:
+        async with two_instances(bench) as bridges:
+            for turn in range(24):
+                order = (*bridges, turn)
+                await asyncio.gather(_ends_meanwhile(bench, *order), _publishes_meanwhile(bench, *order))
+
+    bench.run(body)
+
+
+async def _at_once(turn: int, *calls: Awaitable[Any]) -> list[Any]:
+    """Make the calls at once, in one order or the other, some turns of the event loop apart."""
+
+    async def make(call: Awaitable[Any], turns: int) -> Any:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await call
+
+    apart = turn // 2 % 4
+    order = (apart, 0) if turn % 2 else (0, apart)
+    return await asyncio.gather(*(make(call, turns) for call, turns in zip(calls, order, strict=True)))
+
+
+async def _ends_meanwhile(bench: Bench, a: StreamBridge, b: StreamBridge, turn: int) -> None:
+    run = f"end {turn}"
+    ids = await publish_numbers(a, run, (1, 2))
+    await _at_once(turn, a.publish_end(run), b.cleanup(run))
+    await is_gone(a, run)
+    await _is_ended(b, run, [("n", 3)])
+    async with reading(bench, a, run) as reader:
+        await reader.ends()
+    async with reading(bench, b, run, ids[0]) as reader:
+        await reader.is_gap(StreamGap(ids[0], None, ids[-1]))
+
+
+async def _publishes_meanwhile(bench: Bench, a: StreamBridge, b: StreamBridge, turn: int) -> None:
+    run = f"publish {turn}"
+    ids = await publish_numbers(a, run, (1, 2))
+    new, _ = await _at_once(turn, a.publish(run, "n", 3), b.cleanup(run))
+    if epoch_of(new) == epoch_of(ids[0]):  # it was there already, and went with the others
+        await is_gone(a, run)
+        async with reading(bench, b, run, ids[0]) as reader:
+            await reader.is_gap(StreamGap(ids[0], None, new))
+    else:
+        await replays(bench, b, run, None, [3])
+    await b.cleanup(run)
+    both = await _at_once(turn, a.publish(run, "n", 4), b.publish(run, "n", 5))
+    status = await status_of(a, run)
+    wanted = [f"{epoch_of(status.latest_id)}-{seq}" for seq in (1, 2)]
+    expect(sorted(both) == wanted and epoch_of(new) < epoch_of(both[0]), "two events of one new stream", both)
+    expect((status.earliest_id, status.latest_id, status.length) == (*wanted, 2), f"{wanted} retained", status)
+
+
 @check("S13", waits=True)
 def the_earliest_scheduled_cleanup_wins(bench: Bench) -> None:
     """A later schedule, an earlier one, publishing and END do not postpone it; until then all is there."""
@@ -168,7 +230,7 @@ async def _scheduled_twice(bench: Bench, bridges: tuple[StreamBridge, StreamBrid
     soon, late = (5.0, 25.0) if bench.virtual else (0.6, 30.0)
     a, b = bridges
     started = asyncio.get_running_loop().time()
-    await publish_numbers(a, case, (1, 2))
+    ids = await publish_numbers(a, case, (1, 2))
     unscheduled = await status_of(b, case)
     first, second = (late, soon) if case == "a second, earlier one" else (soon, late)
     await a.cleanup(case, delay=first)
@@ -176,22 +238,25 @@ async def _scheduled_twice(bench: Bench, bridges: tuple[StreamBridge, StreamBrid
     # A day without the cleanup, half a minute with it.
     wanted = f"expires_at of the scheduled cleanup, long before {unscheduled.expires_at}"
     expect(before.expires_at < unscheduled.expires_at - timedelta(hours=1), wanted, before)
-    count = 2
     if case.startswith("a second"):
         await b.cleanup(case, delay=second)
     elif case == "publishing":
-        await publish_numbers(b, case, (3,))
-        count = 3
+        ids += await publish_numbers(b, case, (3,))
     else:
         await b.publish_end(case)
     status = await b.status(case)
     if asyncio.get_running_loop().time() < started + soon:
-        expect(status and status.length == count, f"all {count} events until the cleanup is due", status)
+        expect(status and status.length == len(ids), f"all {len(ids)} events until the cleanup is due", status)
     if status is not None:
         expect(status.expires_at <= before.expires_at, f"expires_at {before.expires_at} or earlier", status)
     await bench.sleep(soon)
     await until(bench, lambda: has_no_status(b, case), 10 if bench.virtual else 15)
     await is_gone(a, case)
+    async with reading(bench, a, case, ids[0]) as reader:  # the trace is of what the stream was last
+        await reader.is_gap(StreamGap(ids[0], None, ids[-1]))
+    if case == "publish_end":
+        async with reading(bench, b, case) as reader:
+            await reader.ends()
 
 
 @check("S13", waits=True)
@@ -340,6 +405,28 @@ async def _waiting(
 async def _all_told(bench: Bench, readers: list[Reader], gap: StreamGap, after_seconds: float) -> None:
     told = (reader.is_gap(gap, after_seconds + _news_seconds(bench)) for reader in readers)
     await asyncio.gather(*told)
+
+
+@check("S14", waits=True)
+def a_cleanup_during_a_read_is_noticed(bench: Bench) -> None:
+    """Who is cleaned up after while it subscribes, at whatever moment, and got an event, learns in time of that."""
+
+    async def subscribed(a: StreamBridge, b: StreamBridge, number: int) -> None:
+        run, turns = f"run {number}", number % 12
+        ids = await publish_numbers(a, run, (1,))
+        async with reading(bench, b, run, None, 0.2) as reader:
+            first = asyncio.create_task(reader.next())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await a.cleanup(run)
+            if await first is not HEARTBEAT_SENTINEL:  # then it subscribed first
+                await reader.is_gap(StreamGap(ids[0], None, ids[0]), _news_seconds(bench))
+
+    async def body() -> None:
+        async with two_instances(bench) as (a, b):
+            await asyncio.gather(*(subscribed((a, b)[number // 36], b, number) for number in range(72)))
+
+    bench.run(body)
 
 
 @check("S14", waits=True)
