@@ -39,6 +39,7 @@ _MODULES: Final = {
         "stream_retention",
         "stream_cleanups",
         "stream_schedules",
+        "stream_lengths",
         "stream_rivals",
         "stream_outages",
         "restarts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -78,25 +79,27 @@ async def _retains(bench: Bench, bridge: StreamBridge, data: list[str], *then: A
 def the_last_max_events_replay(bench: Bench) -> None:
     """Of more than max_events events, published singly or together, exactly the last max_events replay."""
 
-    async def body() -> None:
-        async with two_instances(bench, max_events=4) as (a, b):
-            await asyncio.gather(*(_last_four_replay(bench, a, b, count) for count in (3, 4, 5, 9)))
+    async def body(most: int, counts: tuple[int, ...]) -> None:
+        async with two_instances(bench, max_events=most) as (a, b):
+            await asyncio.gather(*(_last_replay(bench, a, b, most, count) for count in counts))
 
-    bench.run(body)
+    bench.run(partial(body, 4, (3, 4, 5, 9)))
+    bench.run(partial(body, 100, (100, 101, 207)))
 
 
-async def _last_four_replay(bench: Bench, a: StreamBridge, b: StreamBridge, count: int) -> None:
+async def _last_replay(bench: Bench, a: StreamBridge, b: StreamBridge, most: int, count: int) -> None:
     await publish_numbers(a, f"singly {count}", range(count))
-    for start in range(0, count, 4):
-        batch = [("n", number) for number in range(count)[start : start + 4]]
+    for start in range(0, count, most):
+        batch = [("n", number) for number in range(count)[start : start + most]]
         await a.publish_many(f"together {count}", batch)
+    last = list(range(count))[-most:]
     for run in (f"singly {count}", f"together {count}"):
         status = await status_of(b, run)
-        expect(status.length == min(count, 4), f"{min(count, 4)} events retained", status)
-        await replays(bench, b, run, None, list(range(count))[-4:])
+        expect(status.length == len(last), f"{len(last)} events retained", status)
+        await replays(bench, b, run, None, last)
         await a.publish_end(run)
         async with reading(bench, b, run) as reader:
-            await reader.gets(list(range(count))[-4:])  # END takes no event's place
+            await reader.gets(last)  # END takes no event's place
             await reader.ends()
 
 
@@ -167,3 +170,23 @@ def expires_at_moves_with_writes(bench: Bench) -> None:
             expect(status.expires_at == moments[2], f"expires_at {moments[2]} after a read", status)
 
     bench.run(body)
+
+
+@check("S10")
+def a_ttl_may_be_weeks(bench: Bench) -> None:
+    """A stream that is to be kept for weeks expires weeks later, and is there meanwhile."""
+    ttl = 3_000_000.0  # more milliseconds than 31 bits hold
+
+    async def body() -> None:
+        space = bench.space(ttl_seconds=ttl)
+        async with bench.open(space) as bridge:
+            await publish_numbers(bridge, RUN, (1,))
+            status = await status_of(bridge, RUN)
+            left = status.expires_at.timestamp() - space.clock() / 1_000_000
+            # As with epochs: the clock of a server elsewhere may differ from ours by less than an hour.
+            expect(abs(left - ttl) < 3_600, f"about {ttl:,} s until expires_at", f"{left:,} s")
+        await bench.sleep(0.9 * ttl if bench.virtual else 0)
+        async with bench.open(space) as bridge:
+            await replays(bench, bridge, RUN, None, [1])
+
+    bench.run(body, virtual_seconds=ttl)
