@@ -171,25 +171,34 @@ async def _is_left_behind(reader: Reader, ids: list[str]) -> None:
 
 @check("S12", level="load")
 def nothing_is_kept_for_those_who_left(bench: Bench) -> None:
-    """A thousand events that subscribers got before they left are in no memory afterwards."""
-    runs = [f"run {number}" for number in range(bench.volume(50))]
-    events = 20
-
-    async def come_and_go(bridge: StreamBridge, run: str) -> None:
-        async with reading(bench, bridge, run, None, 60.0) as reader:
-            for number in range(events):
-                await bridge.publish(run, "n", number)
-                await reader.gets([number])
+    """A thousand events that subscribers got are in no memory once they have left, were dropped, or got END."""
+    runs = range(bench.volume(45))
+    events = 30
 
     async def body() -> None:
         async with bench.open(max_events=1) as bridge:  # what is kept for replays does not grow
-            for _ in range(2):
-                blocks = memory_blocks()  # the second time: what a run takes for as long as it is there, it has taken
-                coming = asyncio.gather(*(come_and_go(bridge, run) for run in runs))
-                await bench.soon(coming, CROWD_SECONDS)
-            await _until_fewer(bench, blocks + len(runs) * events)
+            for turn in range(2):
+                blocks = memory_blocks()  # the second time: what is made when first needed is there
+                coming = (_comes_and_goes(bench, bridge, number, turn, events) for number in runs)
+                await bench.soon(asyncio.gather(*coming), CROWD_SECONDS)
+            await _until_fewer(bench, blocks + len(runs) * events // 2)
 
     bench.run(body)
+
+
+async def _comes_and_goes(bench: Bench, bridge: StreamBridge, number: int, turn: int, events: int) -> None:
+    """Subscribe to a run, get so many events as they come, and go in one of three ways."""
+    way = ("leaves", "is dropped", "gets the end")[number % 3]
+    run = f"run {number}, {turn}" if way == "gets the end" else f"run {number}"
+    reader = Reader(bench, bridge.subscribe(run, heartbeat_interval=60.0))
+    for published in range(events):
+        await bridge.publish(run, "n", published)
+        await reader.gets([published])
+    if way == "leaves":
+        await reader.leave()
+    elif way == "gets the end":
+        await bridge.publish_end(run)
+        await reader.ends()
 
 
 async def _until_fewer(bench: Bench, blocks: int) -> None:

@@ -27,6 +27,7 @@ from deerflow_conformance.mutants import Patched, methods, mutant
 
 _next = Subscription._next
 _deliver = Subscription._deliver
+_finish = Subscription._finish
 _watch = Watch.__init__
 _watch_close = Watch.close
 _append = Watch._append
@@ -94,6 +95,26 @@ def events_queue_for_each_subscriber() -> Patched:
 def who_left_is_still_watched_for() -> Patched:
     """A run is watched for good once somebody has subscribed to it."""
     return methods(Watch, release=lambda *_: None)
+
+
+@mutant("S12", "stream_bridge", by="nothing_is_kept_for_those_who_left")
+def who_was_dropped_is_still_watched_for() -> Patched:
+    """A subscriber that nobody refers to any more is not noticed, and its run is watched for good."""
+    return methods(Subscription, __del__=lambda _: None)
+
+
+@mutant("S12", "stream_bridge", by="nothing_is_kept_for_those_who_left")
+def who_got_the_end_is_still_watched_for() -> Patched:
+    """A run is watched for good by who got all of it."""
+
+    def finish(self: Subscription) -> None:
+        watch = self._watch
+        if self._active:
+            self._watch = None
+        _finish(self)
+        self._watch = watch
+
+    return methods(Subscription, _finish=finish)
 
 
 @mutant("S12", "stream_bridge", by="nothing_is_kept_for_those_who_left")
