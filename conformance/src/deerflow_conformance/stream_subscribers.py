@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import threading
 from contextlib import AsyncExitStack
@@ -113,6 +114,32 @@ def each_subscriber_has_its_own_interval(bench: Bench) -> None:
             for task in counting:
                 expect(task.cancelled(), "heartbeats until the end", task)
             expect(beats[0] > beats[1], "more heartbeats at the shorter interval", beats)
+
+    bench.run(body)
+
+
+@check("S9", waits=True)
+def other_runs_delay_no_heartbeat(bench: Bench) -> None:
+    """While other runs are published to, ended and cleaned up all the time, who waits hears heartbeats nevertheless."""
+
+    async def others(bridge: StreamBridge, interval: float) -> None:
+        for number in itertools.count():
+            await bridge.publish(f"run {number}", "n", number)
+            await bench.sleep(interval / 5)
+            await bridge.publish_end(f"run {number}")
+            await bridge.cleanup(f"run {number}")
+
+    async def body() -> None:
+        interval = 1.0 if bench.virtual else 0.2
+        async with two_instances(bench) as (a, b), reading(bench, b, RUN, None, interval) as reader:
+            going_on = asyncio.create_task(others(a, interval))
+            try:
+                for _ in range(3):
+                    await reader.waits()
+            finally:
+                going_on.cancel()
+                await asyncio.wait([going_on])
+            expect(going_on.cancelled(), "the others to go on", going_on)
 
     bench.run(body)
 

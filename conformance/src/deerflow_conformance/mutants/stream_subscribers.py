@@ -138,6 +138,20 @@ def one_interval_is_everybodys() -> Patched:
     )
 
 
+@mutant("S9", "stream_bridge", by="other_runs_delay_no_heartbeat")
+def each_event_puts_heartbeats_off() -> Patched:
+    """The interval begins anew with every event, of whichever run."""
+
+    def feed(self: Hub, run_id: str, head: Head, entries: Sequence[Entry]) -> None:
+        _feed(self, run_id, head, entries)
+        for watch in self._watches.values():
+            for reference in watch.subscriptions:
+                if (waiting := reference()) is not None:
+                    waiting._deadline = self.binding.loop.time() + waiting._arguments[2]
+
+    return mock.patch.object(Hub, "feed", feed)
+
+
 @mutant("S9", "stream_bridge", by="bad_arguments_are_refused_at_the_first_item")
 def any_interval_is_taken() -> Patched:
     """The interval is not looked at."""
