@@ -114,6 +114,30 @@ def cleaning_a_run_that_has_not_ended(bench: Bench) -> None:
     bench.run(body)
 
 
+@check("S13")
+def a_stream_in_between_is_not_passed_over(bench: Bench) -> None:
+    """Who waits at the last id, and looks when the next stream was replaced by another one, gets a gap at its end."""
+
+    async def body() -> None:
+        async with two_instances(bench) as (a, b):
+            ids = await publish_numbers(a, RUN, (1, 2))
+            async with reading(bench, a, RUN, ids[-1]) as here, reading(bench, b, RUN, ids[-1]) as there:
+                for reader in (here, there):
+                    await reader.waits()
+                await a.cleanup(RUN)
+                between = await publish_numbers(a, RUN, (3, 4))
+                await a.cleanup(RUN)
+                after = await publish_numbers(a, RUN, (5, 6))
+                for reader in (here, there):
+                    *events, gap = await reader.rest()  # those in between may come out of a buffer
+                    got = [getattr(event, "id", event) for event in events]
+                    expect(got == between[: len(got)], f"none but the first of {between}", events)
+                    last = [ids[-1], *between][len(got)]
+                    expect(gap == StreamGap(last, *after), StreamGap(last, *after), gap)
+
+    bench.run(body)
+
+
 async def _waiters_get_the_new_stream(bench: Bench, bridges: tuple[StreamBridge, StreamBridge], last: str) -> None:
     async with AsyncExitStack() as stack:
         waiting = [

@@ -242,6 +242,19 @@ def each_publisher_replaces_a_trace() -> Patched:
     return with_methods(publish=publish)
 
 
+@mutant("S13", "stream_bridge", by="a_stream_in_between_is_not_passed_over")
+def every_next_stream_is_the_next() -> Patched:
+    """Who waited at the end of a stream goes on with any stream whose predecessor had as many events."""
+
+    def begin_at(self: Place, cursor: EventId, read: Read, fresh: bool) -> Step:
+        prior = read.head.prior if read.head is not None else None
+        if not fresh and prior is not None and prior.seq == cursor.seq:
+            cursor = prior
+        return _begin_at(self, cursor, read, fresh)
+
+    return methods(Place, _begin_at=begin_at)
+
+
 @mutant("S14", "stream_bridge", by="a_cleanup_during_a_read_is_noticed")
 def a_cleanup_during_a_read_is_forgotten() -> Patched:
     """What wakes a process that is just reading the run's head is taken for read."""
