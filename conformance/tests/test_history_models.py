@@ -282,9 +282,10 @@ def test_a_lost_update_is_refused() -> None:
     failed = refused("memory", play, apply=apply)
     assert failed.wanted == (
         "load(user_id='u', agent_name='a') of pod 1 to give "
-        "Loaded(revision=1, body_revision=0, body='{}', facts=(('f', 1, '{\"n\": 1}'),))"
+        "Loaded(user_id='u', agent_name='a', revision=1, body_revision=0, body='{}', "
+        "facts=(('a', 'f', 1, '{\"n\": 1}'),))"
     )
-    assert failed.got == "Loaded(revision=0, body_revision=0, body='{}', facts=())"
+    assert failed.got == "Loaded(user_id='u', agent_name='a', revision=0, body_revision=0, body='{}', facts=())"
 
 
 def test_wrong_revisions_are_refused() -> None:
@@ -298,7 +299,42 @@ def test_wrong_revisions_are_refused() -> None:
     async def get_fact(store: Any, *positional: Any, **named: Any) -> Any:
         return dataclasses.replace(await store.get_fact(*positional, **named), revision=1)
 
-    assert refused("memory", play, get_fact=get_fact).got == "(1, '{\"n\": 2}')"
+    assert refused("memory", play, get_fact=get_fact).got == "(None, 'f', 1, '{\"n\": 2}')"
+
+
+@pytest.mark.parametrize("wrong", [{"agent_name": "b"}, {"fact_id": "g"}], ids=["agent", "id"])
+def test_another_fact_than_was_asked_for_is_refused(wrong: dict[str, Any]) -> None:
+    """A fact says whose it is and which, by itself and in what load gives."""
+
+    async def play(client: Any) -> None:
+        await client.apply("u", [PutFact("a", "f", {"n": 1})])
+        await client.get_fact("u", "f", agent_name="a")
+        await client.load("u", agent_name="a")
+
+    async def get_fact(store: Any, *positional: Any, **named: Any) -> Any:
+        return dataclasses.replace(await store.get_fact(*positional, **named), **wrong)
+
+    async def load(store: Any, *positional: Any, **named: Any) -> Any:
+        memory = await store.load(*positional, **named)
+        return dataclasses.replace(memory, facts=tuple(dataclasses.replace(fact, **wrong) for fact in memory.facts))
+
+    (name,) = wrong.values()
+    assert f"'{name}'" in refused("memory", play, get_fact=get_fact).got
+    assert f"'{name}'" in refused("memory", play, load=load).got
+
+
+@pytest.mark.parametrize("wrong", [{"agent_name": "b"}, {"user_id": "v"}], ids=["agent", "user"])
+def test_another_memory_than_was_asked_for_is_refused(wrong: dict[str, Any]) -> None:
+    """A memory says whose it is, the user's and the agent's."""
+
+    async def play(client: Any) -> None:
+        await client.load("u", agent_name="a")
+
+    async def load(store: Any, *positional: Any, **named: Any) -> Any:
+        return dataclasses.replace(await store.load(*positional, **named), **wrong)
+
+    (name, value), *_ = wrong.items()
+    assert f"{name}='{value}'" in refused("memory", play, load=load).got
 
 
 def test_a_clear_that_leaves_something_is_refused() -> None:
@@ -331,7 +367,23 @@ def test_two_winners_of_one_id_are_refused() -> None:
 
     failed = refused("thread_index", _create_twice, create=create)
     assert failed.wanted.endswith("to give Refused(error='Conflict', expected=0, found=0)")
-    assert failed.got.startswith("StoredThread(user_id='v'")
+    assert failed.got.startswith("StoredThread(thread_id='t', user_id='v'")
+
+
+@pytest.mark.parametrize("method", ["create", "get", "update", "move"])
+def test_another_thread_than_was_asked_for_is_refused(method: str) -> None:
+    """Whatever gives a thread gives the one of that id."""
+
+    async def play(client: Any) -> None:
+        await client.create(NewThread("t", "u"))
+        await client.get("t", user_id="u")
+        await client.update("t", user_id="u", status="running")
+        await client.move("t", user_id="u", to_user_id="v")
+
+    async def other(index: Any, *positional: Any, **named: Any) -> Any:
+        return dataclasses.replace(await getattr(index, method)(*positional, **named), thread_id="t2")
+
+    assert refused("thread_index", play, **{method: other}).got.startswith("StoredThread(thread_id='t2'")
 
 
 def test_a_late_status_is_refused() -> None:

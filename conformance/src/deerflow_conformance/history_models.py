@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from deerflow_backends.counters import Counts
 from deerflow_backends.errors import RevisionConflict
-from deerflow_backends.memories import ABSENT, ALL, ANY, Change, DeleteFact, PutBody
+from deerflow_backends.memories import ABSENT, ALL, ANY, Change, DeleteFact, Fact, PutBody
 from deerflow_backends.threads import ANY_USER, KEEP, Thread
 from deerflow_conformance.histories import Call, Outcome
 from deerflow_conformance.linearizability import kind_of
@@ -63,12 +63,14 @@ class Remembered:
 
 
 class Loaded(NamedTuple):
-    """The answer of `load`, facts as id, revision and value."""
+    """The answer of `load`, facts as agent, id, revision and value."""
 
+    user_id: str | None
+    agent_name: str | None
     revision: int
     body_revision: int
     body: str
-    facts: tuple[tuple[str, int, str], ...]
+    facts: tuple[tuple[str | None, str | None, int, str], ...]
 
 
 class Written(NamedTuple):
@@ -107,12 +109,13 @@ class MemoryModel:
             return refusal
         match call.name:
             case "load":
-                facts = tuple((fact.fact_id, fact.revision, _text(fact.value)) for fact in value.facts)
-                return Loaded(value.revision, value.body_revision, _text(value.body), facts)
+                facts = tuple(map(_told, value.facts))
+                body = value.body_revision, _text(value.body)
+                return Loaded(value.user_id, value.agent_name, value.revision, *body, facts)
             case "get_fact":
-                return None if value is None else (value.revision, _text(value.value))
+                return None if value is None else _told(value)
             case "apply":
-                put = tuple((one.agent_name, one.fact_id, one.revision, _text(one.value)) for one in value.facts)
+                put = tuple(map(_told, value.facts))
                 return Written(value.revision, value.changed, put, tuple(sorted(value.deleted, key=repr)))
         return int(value)
 
@@ -121,9 +124,10 @@ class MemoryModel:
         stored, arguments = dict(state.stored), call.arguments
         match call.name:
             case "load":
-                return state, _loaded(state, stored, arguments.get("agent_name"))
+                return state, _loaded(state, stored, arguments["user_id"], arguments.get("agent_name"))
             case "get_fact":
-                return state, stored.get((arguments["agent_name"], arguments["fact_id"]))
+                place = arguments["agent_name"], arguments["fact_id"]
+                return state, (*place, *stored[place]) if place in stored else None
             case "apply":
                 changes, expected = arguments["changes"], arguments.get("expected_revision")
                 refused = _conflict(state, stored, changes, expected)
@@ -150,11 +154,16 @@ class MemoryModel:
         return False
 
 
-def _loaded(state: Remembered, stored: Mapping[_Place, tuple[int, str]], agent_name: str | None) -> Loaded:
-    revision, body = stored.get((agent_name, None), (0, "{}"))
-    part = {fact_id: kept for (agent, fact_id), kept in stored.items() if agent == agent_name}
-    facts = [(fact_id, *kept) for fact_id, kept in part.items() if fact_id is not None]
-    return Loaded(state.revision, revision, body, tuple(sorted(facts, key=lambda fact: fact[0].encode())))
+def _told(fact: Fact) -> tuple[str | None, str | None, int, str]:
+    return fact.agent_name, fact.fact_id, fact.revision, _text(fact.value)
+
+
+def _loaded(
+    state: Remembered, stored: Mapping[_Place, tuple[int, str]], user_id: str | None, agent_name: str | None
+) -> Loaded:
+    part = {fact_id: kept for (agent, fact_id), kept in stored.items() if agent == agent_name and fact_id is not None}
+    facts = tuple((agent_name, fact_id, *part[fact_id]) for fact_id in sorted(part, key=str.encode))
+    return Loaded(user_id, agent_name, state.revision, *stored.get((agent_name, None), (0, "{}")), facts)
 
 
 def _place(change: Change) -> _Place:
@@ -204,6 +213,7 @@ def _applied(
 class StoredThread(NamedTuple):
     """One thread without its times, and the answer of whatever returns it; metadata as keys and values."""
 
+    thread_id: str
     user_id: str | None
     assistant_id: str | None
     display_name: str | None
@@ -268,7 +278,9 @@ class ThreadModel:
 def _stored(thread: Any) -> StoredThread:
     """Return a `Thread` or `NewThread` as it is compared."""
     metadata = tuple(sorted((key, _text(value)) for key, value in thread.metadata.items()))
-    return StoredThread(thread.user_id, thread.assistant_id, thread.display_name, thread.status, metadata)
+    return StoredThread(
+        thread.thread_id, thread.user_id, thread.assistant_id, thread.display_name, thread.status, metadata
+    )
 
 
 def _updated(thread: StoredThread, given: Mapping[str, Any]) -> StoredThread:
