@@ -1,4 +1,4 @@
-"""Checks of streams under load, in counts alone: S3, S8, S12 and S15."""
+"""Checks of streams under load, in counts alone: S2, S3, S8, S12 and S15."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deerflow_conformance.crowds import CROWD_SECONDS, crowd
 from deerflow_conformance.faces import RUN
 from deerflow_conformance.meters import Held, held, memory_blocks, metered
 from deerflow_conformance.networks import Network
+from deerflow_conformance.stream_steps import split_id
 from deerflow_conformance.subscribers import Reader, data_of, publish_numbers, reading
 
 #: How many subscribers make a crowd, by reach: in one process they cost nothing but memory.
@@ -234,7 +235,27 @@ def nothing_is_fetched_for_those_who_do_not_read(bench: Bench) -> None:
     bench.run(body)
 
 
-# -------------------------------------------------------------------------------------------------------- S3 and S8
+# -------------------------------------------------------------------------------------------------------- S2, S3, S8
+
+
+@check("S2", level="load")
+def thousands_of_ids_count_in_one_epoch(bench: Bench) -> None:
+    """Of two thousand events, published in batches and one by one, each has the next seq, and all are of one epoch."""
+    batches = bench.volume(100)
+
+    async def body() -> None:
+        async with bench.open() as bridge:
+            ids = [await bridge.publish(RUN, "n", 0)]
+            for _ in range(batches):
+                ids += await bridge.publish_many(RUN, [("n", number) for number in range(19)])
+                ids.append(await bridge.publish(RUN, "n", 19))
+            pairs = list(map(split_id, ids))
+            wanted = [(pairs[0][0], seq) for seq in range(1, 20 * batches + 2)]
+            expect(len(pairs) == len(wanted), f"{len(wanted):,} ids", f"{len(pairs):,}")
+            for due, got in zip(wanted, pairs, strict=True):
+                expect(due == got, f"the id {due[0]}-{due[1]}: no server was started anew", f"{got[0]}-{got[1]}")
+
+    bench.run(body)
 
 
 @check("S3", level="load")

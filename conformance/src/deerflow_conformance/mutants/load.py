@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,11 @@ from unittest import mock
 from deerflow_backends.binding import Binding
 from deerflow_backends.buffering import BufferedCounters
 from deerflow_backends.changes import Effects
-from deerflow_backends.cursors import Entry
+from deerflow_backends.cursors import Entry, EventId
+from deerflow_backends.events import NewEvent
 from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
-from deerflow_backends.inprocess.streams import InProcessStreamBridge
+from deerflow_backends.inprocess.streams import InProcessStreamBridge, _Stream
 from deerflow_backends.inprocess.threads import InProcessThreadIndex
 from deerflow_backends.listings import ThreadListing
 from deerflow_backends.streams import HEARTBEAT_SENTINEL, StreamEvent, StreamItem
@@ -32,6 +33,7 @@ _watch = Watch.__init__
 _watch_close = Watch.close
 _append = Watch._append
 _publish_end = InProcessStreamBridge.publish_end
+_append_events = InProcessStreamBridge._append
 _find = InProcessStreamBridge._find
 _check = Binding.check
 _close = Binding.close
@@ -43,6 +45,19 @@ _record_many = InProcessModelCounters.record_many
 _buffer = BufferedCounters.record
 
 # -------------------------------------------------------------------------------------------------------- streams
+
+
+@mutant("S2", "stream_bridge", by="thousands_of_ids_count_in_one_epoch")
+def the_epoch_rises_with_every_hundredth_event() -> Patched:
+    """Whoever publishes the first event of a hundred raises the epoch, though nothing was started anew."""
+
+    def append(self: InProcessStreamBridge, stream: _Stream, new: Sequence[NewEvent]) -> list[Entry]:
+        epoch, seq = stream.latest
+        if seq // 100 != (seq + len(new)) // 100:
+            stream.latest = EventId(epoch + 1, seq)
+        return _append_events(self, stream, new)
+
+    return methods(InProcessStreamBridge, _append=append)
 
 
 @mutant("S3", "stream_bridge", by="ten_thousand_events_arrive_once")
