@@ -32,10 +32,11 @@ REFUSALS: Final[dict[str, BaseException]] = {
 def told(story: str) -> History:
     """Write a history down: calls and subscriptions, one after the other, with semicolons between them.
 
-    ``a publish 1 2`` publishes a batch, whose ids are ``5-1`` and ``5-2`` unless it says ``1=6-1``; ``a end`` ends the
-    run. With ``?`` nobody knows whether it did, with ``!`` it met StreamEnded, with ``~`` it did nothing. ``r read: 1
-    END`` is a subscription, ``r read 5-1:`` one with a cursor; it was left after its last item unless that is END or a
-    gap, or says ``(open)`` or ``(exhausted)``. What stands behind ``>`` began together with the one before.
+    ``a publish 1 2`` publishes a batch, whose ids are ``5-1`` and ``5-2`` unless it says ``1=6-1``, or ``1=-`` for none
+    and ``1=5-1,5-2`` for two; ``a end`` ends the run. With ``?`` nobody knows whether it did, with ``!`` it met
+    StreamEnded, with ``~`` it did nothing. ``r read: 1 END`` is a subscription, ``r read 5-1:`` one with a cursor; it
+    was left after its last item unless that is END or a gap, such as ``GAP(4-1,5-1,5-2)``, or says ``(open)``,
+    ``(exhausted)``, ``(raised)`` or ``(killed)``. What stands behind ``>`` began together with the one before.
     """
     history = History("stream_bridge")
     began = 0.0
@@ -53,7 +54,7 @@ def _called(client: str, text: str, started: float, ended: float) -> Call:
     name, *data = text.split()
     doubt = name[-1] if name[-1] in REFUSALS else ""
     given: dict[str, Any] = {"run_id": "run"}
-    ids = [one.partition("=")[2] or f"5-{one}" for one in data]
+    ids = [given for one in data for given in (one.partition("=")[2] or f"5-{one}").split(",") if given != "-"]
     value: Any = None
     if name.startswith("end"):
         name = "publish_end"
@@ -74,14 +75,16 @@ def _read(client: str, text: str, started: float, last: float) -> Subscription:
     words = content.split()
     end = words.pop()[1:-1] if words and words[-1].startswith("(") else None
     items = [(last + place / 100, _item(word)) for place, word in enumerate(words, 1)]
-    over = bool(words) and words[-1] in {"END", "GAP"}
+    over = bool(words) and words[-1].startswith(("END", "GAP"))
     state: Any = end or ("exhausted" if over else "left")
     return Subscription(client, "run", head.removeprefix("read").strip() or None, started, last + 0.9, items, state)
 
 
 def _item(word: str) -> Any:
-    if word in {"END", "GAP"}:
-        return END_SENTINEL if word == "END" else StreamGap(None, None, None)
+    if word == "END":
+        return END_SENTINEL
+    if word.startswith("GAP"):
+        return StreamGap(*(one or None for one in (word[4:-1] or ",,").split(",")))
     data, _, event_id = word.partition("=")
     return StreamEvent(event_id or f"5-{data}", "n", data)
 
@@ -125,13 +128,19 @@ GOOD: Final = _table("""
     cursors from before the first
         a publish 1; a end; r read 5-0: 1 END; s read 0-0: 1 END; z read: 1 END
     malformed cursors
-        a publish 1; a publish 2; a end; r read abc: 2 END; s read -1: END; t read 007-1: 1; z read: 1 2 END
+        a publish 1; > a publish 2; > a end; > r read abc: 2 END; > s read -1: END; > t read 007-1: 1; z read: 1 2 END
+    malformed cursors of an ended stream
+        a publish 1; a publish 2; a end; r read abc: 1 2 END; t read 007-1: 1; z read: 1 2 END
     a cursor of another stream
-        a publish 1; a end; r read 4-1: GAP; z read: 1 END
-    a higher epoch
-        a publish 1; a publish 2=6-2; a end; r read 5-1: 2=6-2 END; z read: 1 2=6-2 END
-    a reader that failed
-        a publish 1; r read: 1 (raised); a end; z read: 1 END
+        a publish 1; a end; r read 4-1: GAP(4-1,5-1,5-1); z read: 1 END
+    a gap before the first event
+        r read 4-1: GAP(4-1,,); > s read 4-1: GAP(4-1,,5-0); a publish 1; a end; z read: 1 END
+    a gap with what came meanwhile
+        a publish 1; > r read 4-1: GAP(4-1,5-1,5-2); > a publish 2; a end; z read: 1 2 END
+    a reader whose process was killed
+        a publish 1; r read: 1 (killed); a end; z read: 1 END
+    two subscriptions of one reader
+        a publish 1; > a end; > r read: 1 END; > r read: 1; z read: 1 END
     refused, and nothing stored
         a publish~ 9; a publish 1; a end; z read: 1 END
 """)
@@ -162,8 +171,16 @@ BAD: Final = _table("""
         a publish 1; a publish 3; a end; z read: 1 3 END
     no first | S2 | the seq 1 first | 5-2
         a publish 2; a end; z read: 2 END
-    an epoch that falls | S2 | no lower epoch | 4-2
+    an epoch that falls | S2 | the seq 2 after 5-1, in the same epoch | 4-2
         a publish 1; a publish 2=4-2; a end; z read: 1 2=4-2 END
+    an epoch that rises | S2 | the seq 2 after 5-1, in the same epoch | 6-2
+        a publish 1; a publish 2=6-2; a end; z read: 1 2=6-2 END
+    too few ids | S2 | 2 ids from publish_many | 1: 5-1
+        a publish 1 2=-; a end; z read: 1 2 END
+    no ids | S2 | 2 ids from publish_many | 0:
+        a publish 1=- 2=-; a end; z read: 1 2 END
+    too many ids | S2 | 2 ids from publish_many | 3: 5-1, 5-2, 5-3
+        a publish 1 2=5-2,5-3; a end; z read: 1 2 END
     no id at all | S2 | the seq 1 first | x
         a publish 1=x; a end; z read: 1=x END
     another id than was told | S2 | under 5-7, as its publisher was told | 5-1
@@ -198,6 +215,12 @@ BAD: Final = _table("""
         a publish 1; a publish 2; a end; r read 5-1: 1 2 END; z read: 1 2 END
     all again after a reconnect | S5 S3 | END after the cursor 5-2 | 5-1
         a publish 1; a publish 2; a end; r read: 1 2; r read 5-2: 1 2 END; z read: 1 2 END
+    one missing after a malformed cursor of an ended stream | S7 S3 | 5-1 after the cursor abc | 5-2
+        a publish 1; a publish 2; a end; r read abc: 2 END; z read: 1 2 END
+    END alone after a malformed cursor | S7 S3 S8 | 5-1 after the cursor | END
+        a publish 1; a end; r read -1: END; z read: 1 END
+    read before it was published | S3 | 5-1 after it was published | before
+        r read: 1; a publish 1; a end; z read: 1 END
     END in place of what follows | S5 S8 | 5-1 after the cursor 5-0 | END
         a publish 1; a end; r read 5-0: END; z read: 1 END
     a gap after a cursor that is there | S5 | what comes after the cursor 5-1, which is there | a gap
@@ -208,6 +231,18 @@ BAD: Final = _table("""
         a publish 1; a end; r read 4-1: 1 END; z read: 1 END
     END after a cursor that is not there | S6 | a gap, for 5-7 is not in the replay | no gap
         a publish 1; a end; r read 5-7: END; z read: 1 END
+    a gap after another cursor | S6 | a gap after 4-1 | one after 5-1
+        a publish 1; a end; r read 4-1: GAP(5-1,5-1,5-1); z read: 1 END
+    a gap of nothing | S6 | a gap from 5-1 to 5-2 or later | one from None to None
+        a publish 1; a publish 2; a end; r read 4-1: GAP(4-1,,); z read: 1 2 END
+    a gap with another first event | S6 | a gap from 5-1 to 5-2 or later | one from 5-2 to 5-2
+        a publish 1; a publish 2; a end; r read 4-1: GAP(4-1,5-2,5-2); z read: 1 2 END
+    a gap that ends too early | S6 | a gap from 5-1 to 5-2 or later | one from 5-1 to 5-1
+        a publish 1; a publish 2; a end; r read 4-1: GAP(4-1,5-1,5-1); z read: 1 2 END
+    a gap with an id that never was | S6 | a gap from 5-1 to 5-1 or later | one from 5-1 to 9-9
+        a publish 1; a end; r read 4-1: GAP(4-1,5-1,9-9); z read: 1 END
+    a gap of another stream before the first event | S6 | a gap of no events | one from None to 9-0
+        r read 4-1: GAP(4-1,,9-0); a publish 1; a end; z read: 1 END
     more after a gap | S6 | nothing after a gap | 2 more
         a publish 1; a end; r read 4-1: GAP 1 END; z read: 1 END
     END twice | S8 | nothing after END | 1 more
@@ -216,6 +251,14 @@ BAD: Final = _table("""
         a publish 1; a end; r read: END 1; z read: 1 END
     an end without END | S8 S3 | END before the iterator ends | its end
         a publish 1; a end; r read: 1 (exhausted); z read: 1 END
+    a reader that failed | S3 S8 | to go on until END or a gap | an error
+        a publish 1; r read: 1 (raised); a end; z read: 1 END
+    a reader that failed at once | S3 S8 | to go on until END or a gap | an error
+        a publish 1; r read: (raised); a end; z read: 1 END
+    a reader that failed after END | S3 S8 | to go on until END or a gap | an error
+        a publish 1; a end; r read: 1 END (raised); z read: 1 END
+    no END for who waits and reads again | S8 | END for r, which goes on reading | nothing
+        a publish 1; r read: 1 (open); r read: 1; a end; z read: 1 END
     no END for who waits | S8 | END for r, which goes on reading | nothing
         a publish 1; a end; r read: 1 (open); z read: 1 END
     published after END | S8 | StreamEnded from publish | the id 5-1
@@ -266,13 +309,49 @@ def test_known_bad(name: str) -> None:
     assert found[0].about
 
 
+#: Where the server was started anew.
+RESTARTED_GOOD: Final = _table("""
+    a higher epoch
+        a publish 1; a publish 2=6-2; a end; r read 5-1: 2=6-2 END; z read: 1 2=6-2 END
+    a higher epoch for a batch
+        a publish 1; a publish 2=6-2 3=6-3; a end; z read: 1 2=6-2 3=6-3 END
+""")
+RESTARTED_BAD: Final = _table("""
+    an epoch that falls | S2 | the seq 2 after 5-1, in no lower epoch | 4-2
+        a publish 1; a publish 2=4-2; a end; z read: 1 2=4-2 END
+    a batch in two epochs | S2 | the seq 2 after 5-1, in the same epoch | 6-2
+        a publish 1 2=6-2; a end; z read: 1 2=6-2 END
+    a higher epoch and no next seq | S2 | the seq 2 after 5-1, in no lower epoch | 6-1
+        a publish 1; a publish 2=6-1; a end; z read: 1 2=6-1 END
+""")
+
+
+@pytest.mark.parametrize("name", RESTARTED_GOOD)
+def test_the_epoch_may_rise_with_a_restart(name: str) -> None:
+    """Where the server was started anew a higher epoch is no fault; elsewhere it is."""
+    history = told(RESTARTED_GOOD[name][0])
+    assert faults(history, "run", restarts=True) == []
+    assert [fault.promises for fault in faults(history, "run")] == [("S2",)]
+
+
+@pytest.mark.parametrize("name", RESTARTED_BAD)
+def test_the_epoch_may_not_fall_nor_part_a_batch(name: str) -> None:
+    """There, too, no epoch falls, no batch has two, and seq counts on."""
+    story, promises, wanted, got = RESTARTED_BAD[name]
+    found = faults(told(story), "run", restarts=True)
+    assert found
+    assert " ".join(found[0].promises) == promises
+    assert wanted in found[0].wanted
+    assert got in found[0].got
+
+
 LOSSES_GOOD: Final = _table("""
     lost before anybody saw it
         a publish 1; a publish 2; a end; z read: 1 END
     lost, and a gap
-        a publish 1; a publish 2; r read: 1 2 GAP; b publish 3=6-2; a end; z read: 1 3=6-2 END
+        a publish 1; a publish 2; r read: 1 2 GAP(5-2,,); b publish 3=6-2; a end; z read: 1 3=6-2 END
     lost, and a gap after a reconnect
-        a publish 1; r read: 1; b publish 2=6-1; r read 5-1: GAP; a end; z read: 2=6-1 END
+        a publish 1; r read: 1; b publish 2=6-1; r read 5-1: GAP(5-1,6-1,6-1); a end; z read: 2=6-1 END
     lost while nobody reads
         a publish 1; r read: 1; a end; z read: END
 """)

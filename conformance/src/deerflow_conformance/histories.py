@@ -24,6 +24,7 @@ from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEv
 from deerflow_conformance.checks import Unkept
 from deerflow_conformance.promises import Capability
 from deerflow_conformance.protocols import PROTOCOLS, coroutines_of
+from deerflow_conformance.replicas import ReplicaDied
 
 T = TypeVar("T")
 
@@ -109,7 +110,8 @@ class Subscription:
         started: Before its first item was asked for, as in `Call`; infinite before that.
         ended: When END or a gap came, or it was over otherwise; infinite before that.
         items: What came, and after which moment it was there.
-        end: How it ended: by itself, by the client's leaving, or by an error; *open* if it has not.
+        end: How it ended: by itself, by the client's leaving, by an error, or since its process was killed by the kit;
+            *open* if it has not.
     """
 
     client: str
@@ -118,7 +120,7 @@ class Subscription:
     started: float = math.inf
     ended: float = math.inf
     items: list[tuple[float, StreamItem]] = field(default_factory=list)
-    end: Literal["open", "exhausted", "left", "raised"] = "open"
+    end: Literal["open", "exhausted", "left", "raised", "killed"] = "open"
 
     def __str__(self) -> str:
         cursor = "" if self.cursor is None else f", last_event_id={self.cursor!r}"
@@ -131,7 +133,7 @@ class Subscription:
         for row in _rows([item for _, item in self.items]):
             first, last = _shown_item(row[0]), _shown_item(row[-1])
             shown.append(first if len(row) == 1 else f"{first} .. {last}")
-        if self.end == "raised" or math.isinf(self.ended):
+        if self.end in {"raised", "killed"} or math.isinf(self.ended):
             shown.append(f"({self.end})")
         return ", ".join(shown) or "nothing"
 
@@ -239,8 +241,14 @@ class RecordedIterator:
             item = await anext(self._iterator)
         except asyncio.CancelledError:
             raise  # loses nothing: the next one goes on
-        except BaseException as error:
-            self._over("exhausted" if isinstance(error, StopAsyncIteration) else "raised")
+        except StopAsyncIteration:
+            self._over("exhausted")
+            raise
+        except ReplicaDied:
+            self._over("killed")
+            raise
+        except BaseException:
+            self._over("raised")
             raise
         if item is not HEARTBEAT_SENTINEL:
             now = self._history.moment()
@@ -256,7 +264,7 @@ class RecordedIterator:
         if close is not None:
             await close()
 
-    def _over(self, end: Literal["exhausted", "left", "raised"]) -> None:
+    def _over(self, end: Literal["exhausted", "left", "raised", "killed"]) -> None:
         if self._subscription.end == "open":
             self._subscription.end = end
             self._subscription.ended = min(self._subscription.ended, self._history.moment())

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -43,7 +43,9 @@ class Fault:
     about: tuple[Call | Subscription, ...]
 
 
-def expect_stream(history: History, run_id: str, *promises: str, may_lose: bool = False) -> None:
+def expect_stream(
+    history: History, run_id: str, *promises: str, may_lose: bool = False, restarts: bool = False
+) -> None:
     """Fail the check if a promise is broken, one of *promises* if any are given.
 
     Args:
@@ -52,19 +54,20 @@ def expect_stream(history: History, run_id: str, *promises: str, may_lose: bool 
         promises: Such as ``S3``; none: all of them.
         may_lose: Whether acknowledged events may be lost, as with a replica that was promoted. A subscriber that saw
             one must have got a gap after it.
+        restarts: Whether the server was started anew meanwhile: then the epoch may rise, as where events may be lost.
 
     Raises:
         Impossible: One is; its timeline is of the calls that show it.
         ValueError: The history has no replay, or two events of the same name and data.
     """
-    for fault in faults(history, run_id, may_lose=may_lose):
+    for fault in faults(history, run_id, may_lose=may_lose, restarts=restarts):
         if not promises or any(number in promises for number in fault.promises):
             raise Impossible(f"{', '.join(fault.promises)}: {fault.wanted}", fault.got, timeline(fault.about))
 
 
-def faults(history: History, run_id: str, *, may_lose: bool = False) -> list[Fault]:
+def faults(history: History, run_id: str, *, may_lose: bool = False, restarts: bool = False) -> list[Fault]:
     """Return everything that is wrong with a run, what explains other things first; as `expect_stream`."""
-    run = _Run(history, run_id, may_lose)
+    run = _Run(history, run_id, may_lose=may_lose, restarts=restarts)
     if not any(item is END_SENTINEL for _, item in run.replay.items):
         wanted = "everything and END for who begins when all is over"
         return [Fault(("S8", "S4"), wanted, run.replay.result, (*run.ends, run.replay))]
@@ -100,8 +103,9 @@ class _Run:
         publications: Of each content, the call that published it.
     """
 
-    def __init__(self, history: History, run_id: str, may_lose: bool) -> None:
+    def __init__(self, history: History, run_id: str, *, may_lose: bool, restarts: bool) -> None:
         self.may_lose = may_lose
+        self.restarts = restarts or may_lose
         calls = [call for call in history.calls if call.arguments.get("run_id") == run_id]
         self.published = [_Publication(call) for call in calls if call.name in {"publish", "publish_many"}]
         self.ends = [call for call in calls if call.name == "publish_end"]
@@ -132,16 +136,26 @@ class _Run:
         publication = self.publications.get(self.contents[place])
         return () if publication is None else (publication.call,)
 
-    def start(self, cursor: str | None) -> int | None:
-        """Return the place in the replay that a cursor begins at; None if that is not known, -1 if it is nowhere."""
+    def start(self, one: Subscription) -> int | None:
+        """Return the place in the replay that it begins at; None if that is not known, -1 if it is nowhere."""
+        if one.cursor is not None and not _ID.fullmatch(one.cursor):
+            over = (call for call in self.ends if call.outcome is Outcome.RETURNED and call.ended < one.started)
+            return 0 if any(over) else None
+        return self.after(one.cursor)
+
+    def after(self, cursor: str | None) -> int:
+        """Return the place in the replay after a cursor, -1 if it is nowhere."""
         if cursor is None or cursor == "0-0":
             return 0
-        if not _ID.fullmatch(cursor):
-            return None
         epoch, _, seq = cursor.partition("-")
         if seq == "0" and (not self.kept or self.kept[0].id.partition("-")[0] == epoch):
             return 0
         return self.places.get(cursor, -2) + 1
+
+    def known(self, moment: float) -> int:
+        """Return how many events of the replay there were at least, for they were acknowledged, at that moment."""
+        told = [event_id for one in self.published if one.call.ended < moment for event_id in one.ids]
+        return 1 + max((self.places[event_id] for event_id in told if event_id in self.places), default=-1)
 
 
 def events_of(subscription: Subscription) -> list[StreamEvent]:
@@ -154,16 +168,22 @@ def events_of(subscription: Subscription) -> list[StreamEvent]:
 
 
 def _of_ids(run: _Run) -> Iterator[Fault]:
-    """S2: seq counts without holes, ids grow, and no id names two events."""
-    previous = (-1, 0)
-    for event in run.kept:
-        found = _ID.fullmatch(event.id)
-        epoch, seq = (int(found[1]), int(found[2])) if found else (-1, -1)
-        if seq != previous[1] + 1 or epoch < previous[0]:
-            after = f"after {previous[0]}-{previous[1]}" if previous[1] else "first"
-            yield Fault(("S2",), f"the seq {previous[1] + 1} {after}, no lower epoch", event.id, (run.replay,))
+    """S2: each event has an id, seq counts without holes, the epoch rises with a restart alone, no id names two."""
+    for one in run.published:
+        if one.call.outcome is Outcome.RETURNED and len(one.ids) != len(one.contents):
+            wanted = f"{len(one.contents)} ids from {one.call}, one for each event"
+            yield Fault(("S2",), wanted, f"{len(one.ids)}: {', '.join(one.ids)}", (one.call,))
             break
-        previous = epoch, seq
+    epoch, seq = -1, 0
+    for place, event in enumerate(run.kept):
+        found = _ID.fullmatch(event.id)
+        last, due = epoch, seq + 1
+        epoch, seq = (int(found[1]), int(found[2])) if found else (-1, -1)
+        may_rise = not place or (run.restarts and run.by(place) != run.by(place - 1))
+        if seq != due or epoch < last or (epoch > last and not may_rise):
+            which = f"after {run.kept[place - 1].id}, in {'no lower' if may_rise else 'the same'} epoch"
+            yield Fault(("S2",), f"the seq {due} {which if place else 'first'}", event.id, (run.replay,))
+            break
     named: dict[str, tuple[_Content, Call | Subscription]] = {}
     for event_id, content, where in _named(run):
         before, told = named.setdefault(event_id, (content, where))
@@ -255,7 +275,7 @@ def _of_end(run: _Run) -> Iterator[Fault]:
             got = f"the id {one.ids[0]}" if one.ids else "it is in the replay"
             yield Fault(("S8",), wanted, got, (sign, one.call))
             break
-    for subscription in _last_of_each_client(run.subscriptions):
+    for subscription in run.subscriptions:
         if subscription.end == "open" and not _is_over(subscription):
             wanted = f"END for {subscription.client}, which goes on reading"
             yield Fault(("S8",), wanted, "nothing", (sign, subscription))
@@ -271,10 +291,6 @@ def _signs_of_end(run: _Run) -> list[tuple[float, Call | Subscription]]:
     return found
 
 
-def _last_of_each_client(subscriptions: Sequence[Subscription]) -> list[Subscription]:
-    return list({one.client: one for one in subscriptions}.values())
-
-
 def _is_over(subscription: Subscription) -> bool:
     return any(item is END_SENTINEL or isinstance(item, StreamGap) for _, item in subscription.items)
 
@@ -283,18 +299,21 @@ def _is_over(subscription: Subscription) -> bool:
 
 
 def _of_subscription(run: _Run, one: Subscription) -> Iterator[Fault]:
-    """S3 and S5, and S1, S6 and S8 where a subscriber shows them: at most one fault."""
-    yield from itertools.islice(itertools.chain(_of_last_item(one), _of_events(run, one), _of_stop(run, one)), 1)
+    """S3 and S5, and S1, S6, S7 and S8 where a subscriber shows them: at most one fault."""
+    found = (_of_last_item(one), _of_events(run, one), _of_stop(run, one), _of_gap(run, one), _of_moments(run, one))
+    yield from itertools.islice(itertools.chain(*found), 1)
 
 
 def _of_last_item(one: Subscription) -> Iterator[Fault]:
-    """END and a gap are the last item, and without one nothing ends."""
+    """END and a gap are the last item, and without one nothing ends, nor fails."""
     for place, (_, item) in enumerate(one.items[:-1]):
         if item is END_SENTINEL or isinstance(item, StreamGap):
             number, name = ("S8", "END") if item is END_SENTINEL else ("S6", "a gap")
             yield Fault((number,), f"nothing after {name}", f"{len(one.items) - place - 1} more", (one,))
     if one.end == "exhausted" and not _is_over(one):
         yield Fault(("S8", "S3"), "END before the iterator ends", "its end", (one,))
+    if one.end == "raised":
+        yield Fault(("S3", "S8"), f"{one} to go on until END or a gap", "an error", (one,))
 
 
 def _of_events(run: _Run, one: Subscription) -> Iterator[Fault]:
@@ -308,7 +327,7 @@ def _of_events(run: _Run, one: Subscription) -> Iterator[Fault]:
         if after < before:
             got = f"{run.kept[after].id} after {run.kept[before].id}"
             yield Fault(("S1",), "the order that the replay has", got, (one, run.replay))
-    begins = run.start(one.cursor)
+    begins = run.start(one)
     if begins == -1 and (places or _ends(one)):
         yield Fault(("S6",), f"a gap, for {one.cursor} is not in the replay", "no gap", (one, run.replay))
         return
@@ -345,8 +364,10 @@ def _promises(run: _Run, one: Subscription, *, first: bool) -> tuple[str, ...]:
     """Return what is broken where something else comes than is due."""
     if not first:
         return ("S3",)
-    if one.cursor in {None, "0-0"}:
+    if one.cursor is None or one.cursor == "0-0":
         return ("S4", "S3")
+    if not _ID.fullmatch(one.cursor):
+        return ("S7", "S3")
     return ("S5", "S3") if _reconnects(run, one) else ("S5",)
 
 
@@ -366,9 +387,40 @@ def _of_stop(run: _Run, one: Subscription) -> Iterator[Fault]:
     gap = one.items[-1][1] if one.items else None
     if not isinstance(gap, StreamGap):
         return
-    seen, begins = [event.id for event in events_of(one)], run.start(one.cursor)
+    seen, begins = [event.id for event in events_of(one)], run.start(one)
     if seen and seen[-1] in run.places:
         yield Fault(("S3", "S6"), f"what follows {seen[-1]}, which is there", "a gap", (one, run.replay))
     elif not seen and begins is not None and begins >= 0:
         wanted = f"what comes {_after(one)}, which is there"
         yield Fault(_promises(run, one, first=True), wanted, "a gap", (one, run.replay))
+
+
+def _of_gap(run: _Run, one: Subscription) -> Iterator[Fault]:
+    """A gap tells what was seen last, the first event that there is, and one to go on from."""
+    gap = one.items[-1][1] if one.items else None
+    if not isinstance(gap, StreamGap):
+        return
+    seen = [one.cursor, *(event.id for event in events_of(one))][-1]
+    if gap.requested_event_id != seen:
+        yield Fault(("S6",), f"a gap after {seen}", f"one after {gap.requested_event_id}", (one,))
+    if run.may_lose:
+        return  # what it tells of may be lost, too
+    earliest, latest = gap.earliest_available_event_id, gap.latest_available_event_id
+    known, first = run.known(one.started), run.kept[0].id if run.kept else None
+    if known or earliest is not None:
+        true = earliest == first and run.places.get(latest or "", -1) >= known - 1
+        wanted = f"a gap from {first} to {run.kept[known - 1].id if known else first} or later"
+    else:
+        true = run.after(latest) == 0
+        wanted = "a gap of no events, to begin before the first"
+    if not true:
+        yield Fault(("S6",), wanted, f"one from {earliest} to {latest}", (one, run.replay))
+
+
+def _of_moments(run: _Run, one: Subscription) -> Iterator[Fault]:
+    """Nothing is read before somebody began to publish it."""
+    for moment, item in one.items:
+        if isinstance(item, StreamEvent) and item is not END_SENTINEL:
+            publication = run.publications.get(_content(item.event, item.data))
+            if publication is not None and moment < publication.call.started:
+                yield Fault(("S3",), f"{item.id} after it was published", "it came before", (one, publication.call))

@@ -76,12 +76,12 @@ def _struck(bench: Bench, strikes: Sequence[tuple[str, Sequence[int]]], *, ends:
     return dataclasses.replace(told, publishers=publishers)
 
 
-def _happens(bench: Bench, told: Story, strikes: Strikes, *promises: str) -> None:
+def _happens(bench: Bench, told: Story, strikes: Strikes, *promises: str, restarts: bool = False) -> None:
     async def body() -> None:
         space = bench.space()
-        history = await tell(bench, told, space, strikes=strikes)
+        history = await tell(bench, told, space, strikes=strikes, outages=restarts)
         await replay(bench, history, space)
-        expect_stream(history, RUN, *promises)
+        expect_stream(history, RUN, *promises, restarts=restarts)
 
     bench.run(body)
 
@@ -112,7 +112,7 @@ def _on_a_bad_network(bench: Bench, told: Story, *promises: str) -> None:
         space = bench.space(timeout_seconds=TIMEOUT_SECONDS)
         async with bench.network(space) as network:
             strikes = {name: partial(strike, network) for name, strike in NETWORK_STRIKES.items()}
-            history = await tell(bench, told, network.space, strikes=strikes, calm=network.mend)
+            history = await tell(bench, told, network.space, strikes=strikes, calm=network.mend, outages=True)
         await replay(bench, history, space)
         expect_stream(history, RUN, *promises)
 
@@ -128,4 +128,4 @@ def nobody_misses_anything_when_the_server_restarts(bench: Bench) -> None:
     async def restart(*_: object) -> None:
         await bench.restart()
 
-    _happens(bench, _struck(bench, [("restart", range(len(PLACES)))]), {"restart": restart})
+    _happens(bench, _struck(bench, [("restart", range(len(PLACES)))]), {"restart": restart}, restarts=True)

@@ -28,8 +28,6 @@ RUN: Final = "run"
 PLACES: Final = ("one", "other", "rival", "rival 2")
 #: How long all of a story may take, in seconds: so long only where something is wrong.
 PATIENCE_SECONDS: Final = 45.0
-#: What a client that lost its place or its process does not take for the end.
-_BORNE: Final = (BackendUnavailable, ReplicaDied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +86,17 @@ async def tell(
     *,
     strikes: Strikes | None = None,
     calm: Callable[[], None] = lambda: None,
+    outages: bool = False,
 ) -> History:
     """Let everybody do what the story says, end the run, and return the history.
 
     Args:
         strikes: What can happen to a call of a publisher, by name.
         calm: Called when all publishers are done, before the run is ended for good.
+        outages: Whether the network or the server is struck: then a publisher bears `BackendUnavailable`. That the kit
+            killed its process it always does.
     """
+    borne = (ReplicaDied, BackendUnavailable) if outages else (ReplicaDied,)
     history = History("stream_bridge")
     async with _opened(bench, space) as places:
         readers = [
@@ -102,11 +104,13 @@ async def tell(
         ]
         try:
             await _all_of(
-                partial(_publishes, bench, history, PLACES[place], places[place], calls, strikes=strikes or {})
+                partial(
+                    _publishes, bench, history, PLACES[place], places[place], calls, strikes=strikes or {}, borne=borne
+                )
                 for place, calls in told.publishers.items()
             )
             calm()
-            await _ended(history, places)
+            await _ended(history, places, borne)
             await bench.soon(asyncio.gather(*readers), PATIENCE_SECONDS)
         finally:
             for reader in readers:
@@ -141,19 +145,27 @@ async def _all_of(clients: Iterable[Callable[[], Coroutine[Any, Any, None]]]) ->
 
 
 async def _publishes(
-    bench: Bench, history: History, name: str, opened: Any, calls: Sequence[Publish], *, strikes: Strikes
+    bench: Bench,
+    history: History,
+    name: str,
+    opened: Any,
+    calls: Sequence[Publish],
+    *,
+    strikes: Strikes,
+    borne: tuple[type[Exception], ...],
 ) -> None:
-    """Make a publisher's calls; it stops when the run has ended, or when its process is gone."""
+    """Make a publisher's calls; it stops when the run has ended, or when its process was killed."""
     client = history.client(name, opened)
     for number, call in enumerate(calls):
         for _ in range(call.pause):
             await asyncio.sleep(0)
         try:
             await struck(bench, _made(client, name, number, call.size), call.strike, opened, strikes)
-        except (StreamEnded, ReplicaDied):
+        except StreamEnded:
             return
-        except BackendUnavailable:
-            continue
+        except borne as error:
+            if isinstance(error, ReplicaDied):
+                return
 
 
 def _made(client: Any, name: str, number: int, size: int) -> Coroutine[Any, Any, Any]:
@@ -168,13 +180,13 @@ def _made(client: Any, name: str, number: int, size: int) -> Coroutine[Any, Any,
     return publishing
 
 
-async def _ended(history: History, places: Sequence[Any]) -> None:
+async def _ended(history: History, places: Sequence[Any], borne: tuple[type[Exception], ...]) -> None:
     """End the run, from two places at once, until one of them has had its way."""
     while True:
         ends = [history.client(PLACES[place], places[place]).publish_end(RUN) for place in (0, 2)]
         outcomes = await asyncio.gather(*ends, return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, _BORNE):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, borne):
                 raise outcome
         if any(outcome is None for outcome in outcomes):
             return

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from deerflow_backends.cursors import Read
+from deerflow_backends.cursors import EventId, Read
 from deerflow_backends.errors import StreamEnded
 from deerflow_backends.inprocess.streams import InProcessStreamBridge
 from deerflow_conformance.mutants import Patched, methods, mutant
@@ -37,6 +37,39 @@ def a_batch_is_stored_in_two_parts() -> Patched:
         first = await _publish_many(self, run_id, events[:1])
         await _a_while()
         return first + await _publish_many(self, run_id, events[1:])
+
+    return _bridge(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="all_rivals_see_one_order")
+def a_batch_beside_others_has_one_id() -> Patched:
+    """Whoever publishes a batch while another does is told the id of its first event alone."""
+    batches = 0
+
+    async def publish_many(self: InProcessStreamBridge, run_id: str, events: Sequence[tuple[str, Any]]) -> list[str]:
+        nonlocal batches
+        batches += 1
+        try:
+            ids = await _publish_many(self, run_id, events)
+            await _a_while()
+            return ids[:1] if batches > 1 else ids
+        finally:
+            batches -= 1
+
+    return _bridge(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="all_rivals_see_one_order")
+def the_epoch_rises_when_a_batch_was_overtaken() -> Patched:
+    """A batch that another event overtakes raises the epoch, though nothing was started anew."""
+
+    async def publish_many(self: InProcessStreamBridge, run_id: str, events: Sequence[tuple[str, Any]]) -> list[str]:
+        before = self._table.streams.get(run_id)
+        seen = before and before.latest
+        await _a_while()
+        if before is not None and seen is not None and before.latest != seen:
+            before.latest = EventId(before.latest.epoch + 1, before.latest.seq)
+        return await _publish_many(self, run_id, events)
 
     return _bridge(publish_many=publish_many)
 
