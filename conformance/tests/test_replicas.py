@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import textwrap
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from deerflow_backends.counters import CounterOptions, Counts
 from deerflow_backends.errors import BackendUnavailable, InvalidArgument, RevisionConflict
 from deerflow_backends.memories import PutFact
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, StreamGap, StreamOptions
+from deerflow_conformance.checks import Unkept
 from deerflow_conformance.conformances import Conformance, FileRecipe, PluginRecipe, conform_plugin
 from deerflow_conformance.isolation import run_isolated
 from deerflow_conformance.promises import CAPABILITIES
 from deerflow_conformance.protocols import coroutines_of, iterators_of
 from deerflow_conformance.replica_process import conformance_of
 from deerflow_conformance.replicas import Process, ReplicaDied
+from deerflow_conformance.rivals import Rivals
 from deerflow_conformance.spaces import Space
 
 AUTHOR = '''
@@ -242,13 +246,13 @@ def test_a_process_left_in_the_middle_is_started_anew(process: Process, tmp_path
 
 
 def test_a_dead_process_is_told(process: Process, tmp_path: Path) -> None:
-    """When the other process dies, the call in flight says so at once; the next body has a new one."""
+    """When the other process dies, the call in flight fails at once, by its exit code; the next body has a new one."""
 
     async def body() -> None:
         async with process.open(space(tmp_path)) as replica:
             await asyncio.wait_for(replica.stream_exists("die"), 20)
 
-    with pytest.raises(ReplicaDied):
+    with pytest.raises(Unkept, match="exit code 3"):
         run(body)
     process.ready()
 
@@ -257,6 +261,80 @@ def test_a_dead_process_is_told(process: Process, tmp_path: Path) -> None:
             assert await replica.publish("run", "event", 1)
 
     run(again)
+
+
+def test_a_process_that_the_kit_killed_is_none(process: Process, tmp_path: Path) -> None:
+    """Of a process that was killed calls say so by an error of their own, and nothing is wrong afterwards."""
+
+    async def body() -> None:
+        async with process.open(space(tmp_path)) as replica:
+            waiting = asyncio.ensure_future(anext(replica.subscribe("run")))
+            await asyncio.sleep(0)
+            process.kill()
+            for call in (waiting, replica.publish("run", "event", 1)):
+                with pytest.raises(ReplicaDied):
+                    await call
+
+    run(body)
+    process.ready()
+    assert process.running
+
+
+def test_a_process_that_is_dead_cannot_be_killed(process: Process, tmp_path: Path) -> None:
+    """What died before it was killed has died by itself."""
+
+    async def body() -> None:
+        async with process.open(space(tmp_path)) as replica:
+            with pytest.raises(Unkept, match="exit code 3"):
+                await replica.stream_exists("die")
+            process.kill()
+
+    with pytest.raises(Unkept, match="exit code 3"):
+        run(body)
+
+
+def test_a_process_that_dies_while_nobody_uses_it_is_told(process: Process, tmp_path: Path) -> None:
+    """Who was used and died at rest fails whoever comes next, once."""
+    seen: list[int] = []
+
+    async def use() -> None:
+        async with process.open(space(tmp_path)) as replica:
+            seen.append(await replica.stream_exists("run"))
+
+    run(use)
+    os.kill(seen.pop(), signal.SIGSEGV)
+    with pytest.raises(Unkept, match="exit code -11"):
+        until_dead(process.ready)
+    process.ready()
+    run(use)
+
+
+def test_a_rival_that_dies_while_nobody_uses_it_is_told(author: Callable[[str], Conformance], tmp_path: Path) -> None:
+    """The same of processes that are kept for rivals."""
+    rivals = Rivals(author("bridge"))
+    seen: list[int] = []
+
+    async def use() -> None:
+        async with rivals.open(space(tmp_path)) as rival:
+            seen.append(await rival.stream_exists("run"))
+
+    try:
+        rivals.ready()
+        run(use)
+        os.kill(seen.pop(), signal.SIGSEGV)
+        with pytest.raises(Unkept, match="exit code -11"):
+            until_dead(rivals.ready)
+        rivals.ready()
+        run(use)
+    finally:
+        rivals.close()
+
+
+def until_dead(ready: Callable[[], None]) -> None:
+    """Ask again until the process that was sent a signal has ended of it."""
+    for _ in range(1_000):
+        ready()
+        time.sleep(0.01)
 
 
 def test_a_plugin_is_opened_by_name(tmp_path: Path) -> None:

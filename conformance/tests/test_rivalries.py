@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from deerflow_backends import Conflict, NewThread
+from deerflow_backends import BackendUnavailable, Conflict, NewThread
 from deerflow_backends.inprocess.threads import InProcessThreadIndex
+from deerflow_backends.sqlite.threads import SqliteThreadIndex
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import NotApplicable, checks_of
 from deerflow_conformance.conformances import conform_plugin
@@ -124,6 +125,16 @@ def test_rivals_die_in_the_middle_of_calls(on_host: Bench) -> None:
         assert {call.client for call in dead} <= {"rival", "rival 2"}
         assert all(call.outcome is Outcome.MAYBE for call in dead)
         assert history[-1].outcome is Outcome.RETURNED
+
+
+def test_beside_a_killed_rival_the_others_are_answered(on_host: Bench) -> None:
+    """That a process is killed is no reason for another one to be told that the backend is away."""
+
+    async def get(self: Any, thread_id: str, **named: Any) -> None:
+        raise BackendUnavailable("somebody was killed")
+
+    with methods(SqliteThreadIndex, get=get), pytest.raises(BackendUnavailable):
+        kill_rivals(on_host, rivalry([]))
 
 
 def test_a_server_that_nobody_restarts_is_none(on_host: Bench) -> None:

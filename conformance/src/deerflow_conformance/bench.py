@@ -258,6 +258,7 @@ class Bench:
         async def all_together() -> None:
             await asyncio.gather(*map(run, bodies), return_exceptions=True)
 
+        self._have_processes()
         try:
             self._isolated(all_together)
         except (Exception, Blocked):
@@ -339,6 +340,12 @@ class Bench:
 
         explored()
 
+    def _have_processes(self) -> None:
+        if self.reach != "process":
+            self._helper.ready()
+            if self._wants_rivals:
+                self._rivals.ready()
+
     def _isolated(
         self,
         body: Callable[[], Coroutine[Any, Any, None]],
@@ -346,11 +353,7 @@ class Bench:
         *,
         virtual_seconds: float = VIRTUAL_SECONDS,
     ) -> None:
-        if self.reach != "process":
-            # Before what is counted as left over.
-            self._helper.ready()
-            if self._wants_rivals:
-                self._rivals.ready()
+        self._have_processes()  # before what is counted as left over
         if order is None:
             order = self.random.random()
         shuffled = random.Random(order) if self.virtual else None  # noqa: S311

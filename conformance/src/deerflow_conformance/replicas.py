@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
 #: How long a cancelled call may take to end over there.
 _CANCEL_SECONDS: Final = 15.0
+#: How long a process that has let go of its connection may take to end.
+_END_SECONDS: Final = 2.0
 
 
 class ReplicaDied(Exception):
-    """The helper process ended, or did not start: the author's file cannot be imported twice, or the backend kills.
-
-    Of a call that was pending nobody knows whether it took effect.
-    """
+    """The kit has killed the helper process: of a call that was pending nobody knows whether it took effect."""
 
 
 class Process:
     """A helper process: started once, used over many spaces and event loops.
 
-    Used after a body that failed half-way, it is started anew: nobody knows what it is still doing.
+    Used after a body that failed half-way, it is started anew: nobody knows what it is still doing. That it ends by
+    itself is a failure, `Unkept`, of the calls that are under way, or of `ready`: the backend takes its host with it,
+    or the author's file cannot be imported twice.
     """
 
     def __init__(self, conformance: Conformance) -> None:
@@ -46,11 +47,21 @@ class Process:
         self._numbers = itertools.count(1)
         #: Not None while some event loop uses the process, or was ended while it did.
         self._linking: asyncio.Task[Link] | None = None
+        self._killed = False
+        self._used = False
 
     def ready(self) -> None:
-        """Start the process unless it is there and at rest. Blocks, and is to be called outside of event loops."""
-        if self._linking is not None or self._process is None or self._process.poll() is not None:
+        """Start the process unless it is there and at rest. Blocks, and is to be called outside of event loops.
+
+        Raises:
+            Unkept: After it was used, it has ended by itself.
+        """
+        if self._linking is not None or not self.running:
+            # Who used it when it ended was told so; who uses it first will be.
+            crash = self.crash if self._used and self._linking is None else None
             self.close()
+            if crash is not None:
+                raise crash
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # our own module
@@ -59,6 +70,7 @@ class Process:
                     stdin=subprocess.DEVNULL,
                 )
             self._socket = ours
+            self._killed = self._used = False
             ours.sendall(frame((self._conformance.recipe, sys.path)))
 
     def close(self) -> None:
@@ -79,11 +91,26 @@ class Process:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it runs and nobody uses it: whatever was opened in it has been closed."""
-        return self.running and self._linking is None
+        """Whether nobody uses it: whatever was opened in it has been closed."""
+        return self._linking is None
+
+    @property
+    def crash(self) -> Unkept | None:
+        """What to fail with if the process has ended and the kit did not kill it, else None."""
+        code = None if self._process is None or self._killed else self._process.poll()
+        return None if code is None else _crashed(f"its end, with exit code {code}; its output says why")
+
+    def death(self) -> Exception:
+        """Return what to raise now that the process has let go of its connection."""
+        if self._killed or self._process is None:
+            return ReplicaDied("the helper process was killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        return self.crash or _crashed("it closed its connection")
 
     def kill(self) -> None:
         """End the process at once, by SIGKILL, and wait until it is gone; pending calls raise `ReplicaDied`."""
+        self._killed = self._killed or self.running
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
@@ -105,12 +132,14 @@ class Process:
         """Open the capability on *space* over there; with *flush_seconds* counters behind a buffer.
 
         Raises:
-            ReplicaDied: The process ended.
+            ReplicaDied: The process was killed, or never started.
+            Unkept: It ended by itself.
         """
         if self._socket is None:
             raise ReplicaDied("the helper process is not running")
+        self._used = True
         if self._linking is None:
-            self._linking = asyncio.create_task(Link.over(self._socket, self._numbers))
+            self._linking = asyncio.create_task(Link.over(self._socket, self._numbers, self.death))
         link = await asyncio.shield(self._linking)
         link.users += 1
         try:
@@ -120,7 +149,7 @@ class Process:
             finally:
                 link.at_rest = False
                 self.resume()
-                if self.running:  # whoever was killed has nothing to close
+                if not self._killed:  # who was has nothing to close
                     await link.request("close", key)
                     link.at_rest = True
         finally:
@@ -131,6 +160,10 @@ class Process:
                 await link.detach()
 
 
+def _crashed(how: str) -> Unkept:
+    return Unkept("the process that uses the backend to live until the kit ends it", how)
+
+
 class Link:
     """The connection to the helper process in one event loop.
 
@@ -139,19 +172,32 @@ class Link:
         at_rest: Nothing that was opened over there failed to close.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, numbers: Iterator[int]) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        numbers: Iterator[int],
+        death: Callable[[], Exception],
+    ) -> None:
         self.users = 0
         self.at_rest = True
         self._reader, self._writer = reader, writer
         # Of the process and not of this link, so that an answer to an earlier one is not taken for one of ours.
         self._numbers = numbers
+        self._death = death
         self._waiting: dict[int, asyncio.Future[tuple[str, Any]]] = {}
         self._reading = asyncio.create_task(self._read(), name="replica answers")
 
     @staticmethod
-    async def over(ours: socket.socket, numbers: Iterator[int]) -> Link:
-        """Return a link over a duplicate of *ours*, which stays open for the next event loop."""
-        return Link(*await asyncio.open_unix_connection(sock=ours.dup()), numbers)
+    async def over(ours: socket.socket, numbers: Iterator[int], death: Callable[[], Exception]) -> Link:
+        """Return a link over a duplicate of *ours*, which stays open for the next event loop.
+
+        Args:
+            ours: This side of the connection.
+            numbers: The process's, for requests.
+            death: Tells what to raise when the other side is gone.
+        """
+        return Link(*await asyncio.open_unix_connection(sock=ours.dup()), numbers, death)
 
     async def _read(self) -> None:
         try:
@@ -161,12 +207,10 @@ class Link:
                 if future is not None and not future.done():
                     future.set_result((state, content))
         except Exception as error:
-            end = (
-                "ended; its output says why" if isinstance(error, EOFError) else f"sent what cannot be read: {error!r}"
-            )
+            gone = isinstance(error, EOFError | OSError)
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(ReplicaDied(f"the helper process {end}"))
+                    future.set_exception(self._death() if gone else _crashed(f"it sent what cannot be read: {error!r}"))
 
     async def detach(self) -> None:
         """Leave the process alone, ready for another event loop."""
@@ -194,7 +238,7 @@ class Link:
             late: Takes the answer that came although the call was cancelled, for whoever must not lose it.
         """
         if self._reading.done():
-            raise ReplicaDied("the helper process ended; its output says why")
+            raise self._death()
         number = next(self._numbers)
         content = frame((kind, number, *arguments))
         future = self._waiting[number] = asyncio.get_running_loop().create_future()

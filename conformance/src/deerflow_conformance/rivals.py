@@ -24,13 +24,15 @@ class Rivals:
         self._warm: list[Process] = []
 
     def ready(self) -> None:
-        """Have processes wait, outside of any event loop; used ones that were killed or left half-way are replaced."""
-        for process in [one for one in self._warm if not one.at_rest]:
-            self._warm.remove(process)
-            process.close()
+        """Have processes wait, outside of any event loop.
+
+        Raises:
+            Unkept: One that was used has ended by itself since.
+        """
         while len(self._warm) < _WARM:
             self._warm.append(Process(self._conformance))
-            self._warm[-1].ready()
+        for process in self._warm:
+            process.ready()
 
     @asynccontextmanager
     async def open(self, space: Space, flush_seconds: float | None = None) -> AsyncIterator[Any]:

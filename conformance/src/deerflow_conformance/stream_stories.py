@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from deerflow_backends.errors import BackendUnavailable, StreamEnded
 from deerflow_backends.streams import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, StreamGap
 from deerflow_conformance.bench import Bench
+from deerflow_conformance.checks import expect
 from deerflow_conformance.digits import Digits
 from deerflow_conformance.histories import History
 from deerflow_conformance.replicas import ReplicaDied
@@ -96,7 +97,6 @@ async def tell(
         outages: Whether the network or the server is struck: then a publisher bears `BackendUnavailable`. That the kit
             killed its process it always does.
     """
-    borne = (ReplicaDied, BackendUnavailable) if outages else (ReplicaDied,)
     history = History("stream_bridge")
     async with _opened(bench, space) as places:
         readers = [
@@ -104,13 +104,11 @@ async def tell(
         ]
         try:
             await _all_of(
-                partial(
-                    _publishes, bench, history, PLACES[place], places[place], calls, strikes=strikes or {}, borne=borne
-                )
+                partial(_publishes, bench, history, place, places[place], calls, strikes=strikes or {}, outages=outages)
                 for place, calls in told.publishers.items()
             )
             calm()
-            await _ended(history, places, borne)
+            await _ended(history, places, outages=outages)
             await bench.soon(asyncio.gather(*readers), PATIENCE_SECONDS)
         finally:
             for reader in readers:
@@ -147,25 +145,25 @@ async def _all_of(clients: Iterable[Callable[[], Coroutine[Any, Any, None]]]) ->
 async def _publishes(
     bench: Bench,
     history: History,
-    name: str,
+    place: int,
     opened: Any,
     calls: Sequence[Publish],
     *,
     strikes: Strikes,
-    borne: tuple[type[Exception], ...],
+    outages: bool,
 ) -> None:
     """Make a publisher's calls; it stops when the run has ended, or when its process was killed."""
+    name = PLACES[place]
     client = history.client(name, opened)
     for number, call in enumerate(calls):
         for _ in range(call.pause):
             await asyncio.sleep(0)
         try:
             await struck(bench, _made(client, name, number, call.size), call.strike, opened, strikes)
-        except StreamEnded:
+        except (StreamEnded, ReplicaDied):
             return
-        except borne as error:
-            if isinstance(error, ReplicaDied):
-                return
+        except BackendUnavailable as error:
+            expect(outages, "an answer, since nothing is wrong with the network or the server", repr(error))
 
 
 def _made(client: Any, name: str, number: int, size: int) -> Coroutine[Any, Any, Any]:
@@ -180,8 +178,9 @@ def _made(client: Any, name: str, number: int, size: int) -> Coroutine[Any, Any,
     return publishing
 
 
-async def _ended(history: History, places: Sequence[Any], borne: tuple[type[Exception], ...]) -> None:
+async def _ended(history: History, places: Sequence[Any], *, outages: bool) -> None:
     """End the run, from two places at once, until one of them has had its way."""
+    borne = (ReplicaDied, BackendUnavailable) if outages else (ReplicaDied,)
     while True:
         ends = [history.client(PLACES[place], places[place]).publish_end(RUN) for place in (0, 2)]
         outcomes = await asyncio.gather(*ends, return_exceptions=True)

@@ -38,7 +38,7 @@ MOMENTS: Final = (0.0, 0.0, 0.0005, 0.001, 0.002, 0.005)
 
 _ALL: Final = range(len(CLIENTS))
 _READS: Final = ("load", "get_fact", "get", "totals")
-#: What is no failure while processes, networks and servers fail.
+#: What is no failure while networks and servers fail.
 _BORNE: Final = (BackendUnavailable, ReplicaDied)
 
 
@@ -53,7 +53,7 @@ def kill_rivals(bench: Bench, rivalry: Rivalry) -> None:
 
     async def body(program: list[Turn]) -> None:
         space, history = bench.space(), History(bench.capability)
-        await play(bench, rivalry, program, space, history, strikes=strikes, borne=_BORNE)
+        await play(bench, rivalry, program, space, history, strikes=strikes, borne=(ReplicaDied,))
         await read_and_judge(bench, rivalry, space, history)
 
     for _ in range(max(1, bench.volume(_KILLS))):

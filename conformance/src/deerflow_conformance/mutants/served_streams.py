@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from deerflow_backends.events import NewEvent
 from deerflow_backends.hub import Hub
 from deerflow_backends.streams import HEARTBEAT_SENTINEL, StreamItem
 from deerflow_backends.subscription import Subscription
-from deerflow_conformance.mutants import Patched, methods
+from deerflow_conformance.mutants import Patched, methods, together
 from deerflow_conformance.mutants.served.capabilities import ServedStreamBridge
 from deerflow_conformance.mutants.served.client import Lost
 from deerflow_conformance.mutants.served.faults import fault
@@ -24,11 +25,34 @@ _changed = ServedStreamBridge._changed
 _read = ServedStreamBridge._read
 _subscribe = ServedStreamBridge.subscribe
 _publish_end = ServedStreamBridge.publish_end
+_publish_many = ServedStreamBridge.publish_many
+_next = Subscription._next
 
 _bridge = partial(methods, ServedStreamBridge)
 
 _EVERY_FAULT = "a_subscriber_stays_through_every_fault"
 _RESTART = "a_subscriber_stays_through_a_restart"
+
+
+@fault("S1", "stream_bridge", by="all_rivals_see_one_order", elsewhere=True)
+def a_batch_beside_a_subscriber_ends_the_process() -> Patched:
+    """A process that publishes a batch while one of its subscribers waits ends, as by a fault of its driver."""
+    waiting = 0
+
+    async def following(self: Subscription) -> StreamItem:
+        nonlocal waiting
+        waiting += 1
+        try:
+            return await _next(self)
+        finally:
+            waiting -= 1
+
+    async def publish_many(self: ServedStreamBridge, *arguments: Any) -> list[str]:
+        if waiting:
+            os._exit(139)
+        return await _publish_many(self, *arguments)
+
+    return together(methods(Subscription, _next=following), _bridge(publish_many=publish_many))
 
 
 @fault("S16", "stream_bridge", by=_EVERY_FAULT)

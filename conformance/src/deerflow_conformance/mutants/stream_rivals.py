@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from deerflow_backends.cursors import EventId, Read
-from deerflow_backends.errors import StreamEnded
+from deerflow_backends.errors import BackendUnavailable, StreamEnded
 from deerflow_backends.inprocess.streams import InProcessStreamBridge
 from deerflow_conformance.mutants import Patched, methods, mutant
 
@@ -53,6 +53,25 @@ def a_batch_beside_others_has_one_id() -> Patched:
             ids = await _publish_many(self, run_id, events)
             await _a_while()
             return ids[:1] if batches > 1 else ids
+        finally:
+            batches -= 1
+
+    return _bridge(publish_many=publish_many)
+
+
+@mutant("S1", "stream_bridge", by="all_rivals_see_one_order")
+def a_publisher_gives_up_beside_another() -> Patched:
+    """Whoever publishes a batch while another does fails as if nobody had answered."""
+    batches = 0
+
+    async def publish_many(self: InProcessStreamBridge, run_id: str, events: Sequence[tuple[str, Any]]) -> list[str]:
+        nonlocal batches
+        if batches:
+            raise BackendUnavailable("somebody else publishes", maybe_written=False)
+        batches += 1
+        try:
+            await _a_while()
+            return await _publish_many(self, run_id, events)
         finally:
             batches -= 1
 
