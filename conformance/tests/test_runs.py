@@ -8,6 +8,7 @@ import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from deerflow_conformance import runs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.causes import CAUSES
 from deerflow_conformance.checks import Check, NotApplicable, expect
+from deerflow_conformance.conformances import conform_plugin
+from deerflow_conformance.expectations import UNSEEN_WORK
 from deerflow_conformance.promises import HARNESS, PROMISES, Level, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
@@ -392,6 +395,43 @@ def test_nothing_else_can_be_declared_away(exempt: dict[str, str]) -> None:
     finally:
         run.close()
     assert run.results["L0"].state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("capability", "given", "numbers"),
+    [
+        ("stream_bridge", "owned", ["G11"]),
+        ("memory", "owned", ["G11"]),
+        ("memory", "work", ["M9"]),
+        ("thread_index", "work", ["T3", "T8", "T9"]),
+        ("counters", "owned", ["C4", "G11"]),
+    ],
+)
+def test_a_count_that_counts_nothing_leaves_promises_open(capability: str, given: str, numbers: list[str]) -> None:
+    """Where the author's count does not rise with what is written nobody knows, and how to mend it is told."""
+    (reference,) = (one for one in REFERENCE if one.capability == capability)
+    changes: dict[str, Any] = {given: lambda *_: 7}
+    run = Run(replace(reference, **changes))
+    try:
+        results = [run.judge(number) for number in numbers]
+    finally:
+        run.close()
+    assert [result.state for result in results] == [State.COULD_NOT_RUN] * len(numbers)
+    assert all(result.reason.startswith(f"{given}= was no more after 8 writes") for result in results)
+
+
+def test_what_is_done_out_of_sight_is_said_not_to_be_seen(tmp_path: Path) -> None:
+    """Of a backend that does its work in another process or thread, and counts none, costs are judged in part."""
+    found = conform_plugin("sqlite", connection={"path": str(tmp_path)}).conformances()
+    (conformance,) = (one for one in found if one.capability == "thread_index")
+    counted = replace(conformance, work=itertools.count().__next__)
+    for one, reason in ((conformance, UNSEEN_WORK), (counted, "")):
+        run = Run(one, level="L1")
+        try:
+            result = run.judge("T9")
+        finally:
+            run.close()
+        assert (result.state, result.reason) == (State.PASSED, reason)
 
 
 def test_dependents_of_a_failure_could_not_run(run_with: Callable[..., Run]) -> None:

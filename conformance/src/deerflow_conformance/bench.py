@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 #: How many examples a property is given, by how dear they are.
 _EXAMPLES: Final[dict[Reach, int]] = {"process": 16, "host": 8, "network": 8}
-#: How many writes must be seen to go through the kit's proxies; to a cluster of as many nodes, one each.
+#: How many writes must be seen to go through the kit's proxies, and in the author's counts; to a cluster of as many
+#: nodes, one each.
 _TRIES: Final = 8
 #: How long a failing program is shortened, in real seconds.
 _SHRINK_SECONDS: Final = 5.0
@@ -66,6 +67,7 @@ class Bench:
         program: The failing program of the last `explore` or `run` that failed, None if nothing was generated.
         swallowed: Whether the last error inside an opening would not have come out of the author's function.
         skipped: What `not_applicable` or `could_not_run` raised last.
+        unseen: What `unseen_in_part` was told of the check that runs.
         random: For moments that the seed decides; anew for each check.
         durable: Whether what was acknowledged before the server's stop is said to be there after its start.
     """
@@ -89,6 +91,7 @@ class Bench:
         self.program: str | None = None
         self.swallowed = False
         self.skipped: NotApplicable | CouldNotRun | None = None
+        self.unseen: list[str] = []
         self.durable = conformance.durable
         self.random = random.Random()  # noqa: S311  # nothing secret
         self._server = Server(conformance)
@@ -99,6 +102,8 @@ class Bench:
         self._gathered: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
         self._counted = 0
         self._counting = False
+        #: Whether the author's count of that name rises with what is written, once that was tried.
+        self._rises: dict[str, bool] = {}
 
     @property
     def known_reach(self) -> Reach | None:
@@ -223,6 +228,38 @@ class Bench:
             return None
         counted = self._conformance.owned(space)
         return await counted if inspect.isawaitable(counted) else counted
+
+    async def expect_owned_counts(self) -> None:
+        """See that the author's count of what is owned, if there is one, rises; if not, the check could not run."""
+        space = self.space()
+        if self._conformance.owned is not None and not await self._rise("owned", space, lambda: self.owned(space)):
+            self.could_not_run(
+                f"owned= was no more after {_TRIES} writes than before: it must count what is stored of the space that "
+                "it is given, in the same database and under the same names as the backend"
+            )
+
+    async def expect_work_counts(self) -> None:
+        """See that the author's count of work, if there is one, rises; if not, the check could not run."""
+
+        async def count() -> int:
+            return self.work()
+
+        if self._conformance.work is not None and not await self._rise("work", self.space(), count):
+            self.could_not_run(
+                f"work= was no more after {_TRIES} writes than before: it must count what was done so far through all "
+                "that the function has opened in this process"
+            )
+
+    async def _rise(self, name: str, space: Space, count: Callable[[], Awaitable[int]]) -> bool:
+        """Whether the author's count *name* is higher after some writes into *space* than before; tried once."""
+        if name not in self._rises:
+            put = face_of(self.capability).slots[0].put
+            async with self.open(space) as opened:
+                before = await count()
+                for number in range(_TRIES):
+                    await put(opened, f"counted {number}", number)
+                self._rises[name] = await count() > before
+        return self._rises[name]
 
     # ------------------------------------------------------------------ running
 
@@ -372,6 +409,7 @@ class Bench:
         self._label = check.name
         self.random = random.Random(f"{self.seed} {self.capability} {check.name}")  # noqa: S311
         self._wants_rivals = check.level in ("L2", "L3")
+        self.unseen.clear()
 
     # ------------------------------------------------------------------ time
 
@@ -416,6 +454,15 @@ class Bench:
         """End the check without an answer: something that it needs is missing, and the verdict is incomplete."""
         self.skipped = CouldNotRun(reason)
         raise self.skipped
+
+    def unseen_in_part(self, reason: str) -> None:
+        """Take down what the check cannot see: it goes on, and if it passes, the promise is said to be kept in part."""
+        self.unseen.append(reason)
+
+    @property
+    def sees_all_work(self) -> bool:
+        """Whether `work` counts all that a call does: by the author's count, or where one process is all there is."""
+        return self._conformance.work is not None or self.reach == "process"
 
     def work(self) -> int:
         """Return how much work was done so far: only differences mean something, within one body.

@@ -111,7 +111,8 @@ def conform(
         durable: What was acknowledged before *stop* is there after *start*: the kit holds the backend to it (G12).
         server: Returns what the server calls itself, such as ``"Valkey 9.1.0"``, for reports.
         owned: Counts what is stored of a space: with it the kit checks that nothing expired stays.
-        work: The backend's own count of statements so far; without it the kit counts lines of Python.
+        work: The backend's own count of statements so far; without it the kit counts lines of Python, and of a backend
+            of more reach than one process says that it has seen a part.
         virtual_time: Time is virtual: for backends without threads, sockets and processes that take ``space.clock``.
         known_failures: Failures that are tracked, by promise number.
 

@@ -13,6 +13,7 @@ from deerflow_conformance.checks import check, expect, unkept
 from deerflow_conformance.counter_programs import WindowProgram, counter_programs, window_programs
 from deerflow_conformance.counter_steps import DAY, FIRST, SECOND, expect_counts, play
 from deerflow_conformance.expectations import expect_same, refused, repeated_while, until
+from deerflow_conformance.leftovers import stored
 
 # ---------------------------------------------------------------------- C4
 
@@ -146,16 +147,14 @@ def old_buckets_are_removed(bench: Bench) -> None:
         space = bench.space(bucket_seconds=1, keep_buckets=2)
         async with bench.open(space) as counters:
             await counters.record("gpt", calls=1)
-            once = await bench.owned(space)
-            if once is None:
-                bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
+            once = await stored(bench, space)
             for _ in range(8):
                 await bench.sleep(1.1)
                 await counters.record("gpt", calls=1)
 
             async def removed() -> bool:
                 # Beside the current bucket those that are kept, and one that is about to go.
-                return bool(await bench.owned(space) <= once + 3)
+                return await stored(bench, space) <= once + 3
 
             await until(bench, removed, 125 if bench.virtual else 50)
             expect_same("the total", 9, (await counters.totals("gpt")).calls)

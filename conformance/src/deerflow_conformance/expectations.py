@@ -80,8 +80,21 @@ async def accepted(call: Awaitable[T], what: str) -> T:
         return unkept(f"{what} accepted", repr(raised))
 
 
+#: Why a count of work may have missed something.
+UNSEEN_WORK: Final = (
+    "only the Python that runs in the calling thread was counted: give work= to count what is done in a database, in a "
+    "server or in other threads"
+)
+
+
 async def work(bench: Bench, call: Callable[[], Awaitable[Any]]) -> int:
-    """Return the least work of three like calls, so that a flush or a sweep in between does not count."""
+    """Return the least work of three like calls, so that a flush or a sweep in between does not count.
+
+    What a server does is counted in round trips, and elsewhere: see `meters`.
+    """
+    await bench.expect_work_counts()
+    if not bench.sees_all_work and bench.reach != "network":
+        bench.unseen_in_part(UNSEEN_WORK)
     figures = []
     for _ in range(3):
         before = bench.work()

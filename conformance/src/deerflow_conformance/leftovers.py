@@ -92,10 +92,11 @@ async def until_freed(bench: Bench, space: Space, before: int) -> None:
 
 
 async def stored(bench: Bench, space: Space) -> int:
-    """Return what is stored of *space* by the author's own count; without one that half does not apply."""
+    """Return what is stored of *space* by the author's own count; without one, or one that counts, no answer."""
     owned = await bench.owned(space)
     if owned is None:
         bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
+    await bench.expect_owned_counts()
     return int(owned)
 
 

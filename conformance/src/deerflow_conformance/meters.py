@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import CouldNotRun, NotApplicable, expect
+from deerflow_conformance.expectations import UNSEEN_WORK
 from deerflow_conformance.isolation import open_handles
 from deerflow_conformance.spaces import Space
 
@@ -34,11 +35,13 @@ class Meter:
         space: The space to open.
         unit: What is counted: ``round trips`` where there is a network, else ``steps of work``.
         taken: Returns how many there were so far.
+        unseen: Takes down that this may not be all, if so.
     """
 
     space: Space
     unit: str
     taken: Callable[[], int]
+    unseen: Callable[[], None] = lambda: None
 
     async def cost(self, call: Callable[[], Awaitable[Any]]) -> int:
         """Return the least that one of three like calls takes: what goes on by itself now and then does not count."""
@@ -58,6 +61,7 @@ class Meter:
             many: What it took where there was much.
             aside: How much goes on by itself meanwhile; None for what does during one call.
         """
+        self.unseen()
         room = _ASIDE[self.unit] if aside is None else aside
         expect(many <= few * _RATIO + room, f"{what} in about {few} {self.unit}, as for few", many)
 
@@ -68,11 +72,17 @@ async def metered(bench: Bench, space: Space) -> AsyncIterator[Meter]:
 
     See `Bench.network` and `Bench.work`.
     """
+
+    def unseen() -> None:
+        if not bench.sees_all_work:
+            bench.unseen_in_part(UNSEEN_WORK)
+
     async with AsyncExitStack() as stack:
         try:
             network = await stack.enter_async_context(bench.network(space))
         except (NotApplicable, CouldNotRun):
-            yield Meter(space, "steps of work", bench.work)
+            await bench.expect_work_counts()
+            yield Meter(space, "steps of work", bench.work, unseen)
         else:
             yield Meter(network.space, "round trips", lambda: network.requests)
 

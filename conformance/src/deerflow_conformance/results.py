@@ -111,7 +111,8 @@ class Result:
         number: The promise's.
         capability: Whose.
         state: What came of it.
-        reason: Why it is not applicable, could not run, or is known; else empty, or what half was not applicable.
+        reason: Why it is not applicable, could not run, or is known; else empty, or what half was not applicable or
+            not seen.
         failure: Why it failed, also of a known failure.
         levels: The levels that its checks ran at.
         seconds: How long they took, for information.

@@ -142,6 +142,7 @@ class Run:
                 (exempt if isinstance(error, NotApplicable) else missing).append(str(error))
             else:
                 passed += 1
+                exempt += self._bench.unseen
         levels = tuple(dict.fromkeys(one.level for one in checks))
         known = self.conformance.known_failures.get(number)
         if failure is not None:
