@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,27 @@ async def fail_in_del() -> None:
     Failing()
 
 
+async def silence_the_loop_and_lose_an_exception() -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    await lose_an_exception()
+
+
+async def silence_warnings() -> None:
+    warnings.simplefilter("ignore")
+
+
+async def silence_warnings_of_leaks() -> None:
+    warnings.simplefilter("ignore", ResourceWarning)
+
+
+async def take_warnings() -> None:
+    warnings.showwarning = lambda *told, **more: None
+
+
+async def silence_what_cannot_be_raised() -> None:
+    sys.unraisablehook = lambda what: None
+
+
 async def leave_a_cycle() -> None:
     class Failing:
         def __init__(self) -> None:
@@ -65,12 +88,32 @@ forgotten: list[Any] = []
         (lose_an_exception, "ZeroDivisionError"),
         (fail_in_del, "ZeroDivisionError"),
         (leave_a_cycle, "ZeroDivisionError"),
+        (silence_the_loop_and_lose_an_exception, "ZeroDivisionError"),
+        (silence_warnings, "RuntimeWarnings are ignored[^§]*ResourceWarnings are ignored"),
+        (silence_warnings_of_leaks, "ResourceWarnings are ignored"),
+        (take_warnings, "showwarning was replaced"),
+        (silence_what_cannot_be_raised, "unraisablehook was replaced"),
     ],
 )
 def test_what_is_left_over_is_told(body: Body, complaint: str, virtual: bool) -> None:
     """A task, an un-awaited coroutine or an exception that nobody gets fails the body, by name."""
     with pytest.raises(Leftover, match=complaint):
         run_isolated(body, virtual=virtual)
+
+
+@both
+def test_what_is_quiet_about_little_is_no_leftover(virtual: bool) -> None:
+    """A filter for warnings of one's own, of one module or for a moment hides nothing; nor does a handler by itself."""
+
+    async def body() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        warnings.filterwarnings("ignore", message="size changed")
+        warnings.filterwarnings("ignore", module="acme")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+
+    run_isolated(body, virtual=virtual)
 
 
 def test_an_open_file_is_told(tmp_path: Path) -> None:

@@ -64,11 +64,13 @@ def run_isolated(
     with _complaints_to(complaints), _blocking_ends_after(REAL_SECONDS + 10):
         loops = functools.partial(VirtualTimeLoop, shuffled) if virtual else asyncio.new_event_loop
         with asyncio.Runner(loop_factory=loops) as runner:
-            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(_told(context)))
+            # In place of what calls its handler, which whoever runs in it can replace, so that nobody would hear.
+            loop = runner.get_loop()
+            loop.call_exception_handler = lambda context: complaints.append(_told(context))  # type: ignore[method-assign]
             try:
                 runner.run(_supervised(body, virtual_seconds if virtual else REAL_SECONDS))
             except Deadlock as error:
-                raise Hang(f"{error}\n{_where_tasks_wait(runner.get_loop())}") from None
+                raise Hang(f"{error}\n{_where_tasks_wait(loop)}") from None
         _collect_cycles(complaints)
     complaints += _left_threads(threads) + _left_handles(handles)
     if complaints:
@@ -112,7 +114,7 @@ def _told(context: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _complaints_to(complaints: list[str]) -> Iterator[None]:
-    """Collect what Python only prints: exceptions that nobody gets, and warnings of leaks."""
+    """Collect what Python only prints: exceptions that nobody gets, and warnings of leaks; and that it may not."""
     before = sys.unraisablehook
 
     def unraisable(what: Any) -> None:
@@ -133,8 +135,31 @@ def _complaints_to(complaints: list[str]) -> Iterator[None]:
         sys.unraisablehook = unraisable
         try:
             yield
+            complaints += _silenced(showwarning, unraisable)
         finally:
             sys.unraisablehook = before
+
+
+def _silenced(showwarning: object, unraisable: object) -> list[str]:
+    """Tell of what now keeps Python from complaining: to be quiet about all of a kind is for a host to say."""
+    found = [
+        f"{category.__name__}s are ignored, wherever they come from: a filter of warnings was left, which hides leaks"
+        for category in (RuntimeWarning, ResourceWarning)
+        if _action(category) == "ignore"
+    ]
+    if warnings.showwarning is not showwarning:
+        found.append("warnings.showwarning was replaced, which hides leaks")
+    if sys.unraisablehook is not unraisable:
+        found.append("sys.unraisablehook was replaced, which hides exceptions")
+    return found
+
+
+def _action(category: type[Warning]) -> str:
+    """Return what is done with every warning of a category, by the first filter that is about all of them."""
+    for action, message, filtered, module, line in warnings.filters:
+        if message is None and module is None and not line and issubclass(category, filtered):
+            return action
+    return "default"
 
 
 def _collect_cycles(complaints: list[str]) -> None:

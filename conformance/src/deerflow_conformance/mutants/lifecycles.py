@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -67,6 +68,32 @@ def a_task_is_left_after_closing() -> Patched:
         left.append(self.loop.create_task(asyncio.sleep(3_600)))
 
     return methods(Binding, close=close)
+
+
+@mutant("G9", *CAPABILITIES, by=_NOTHING)
+def a_task_that_fails_is_silenced() -> Patched:
+    """Closing starts a task whose failure nobody gets, and has the event loop say nothing of it."""
+
+    async def fail() -> None:
+        raise LookupError("what was to be done on closing")
+
+    def close(self: Binding) -> None:
+        _close(self)
+        self.loop.set_exception_handler(lambda loop, context: None)
+        self.loop.create_task(fail())
+
+    return methods(Binding, close=close)
+
+
+@mutant("G9", *CAPABILITIES, by=_NOTHING)
+def warnings_are_silenced() -> Patched:
+    """Each opening has Python say nothing of coroutines that nobody awaits and of files that nobody closes."""
+
+    def init(self: Binding, what: str) -> None:
+        warnings.simplefilter("ignore")
+        _init(self, what)
+
+    return methods(Binding, __init__=init)
 
 
 @mutant("G9", *CAPABILITIES, by=_NOTHING)
