@@ -169,6 +169,7 @@ def who_waited_in_vain_writes_later() -> Patched:
 
     async def write(self: Link, operation: str, *arguments: Any, **named: Any) -> Any:
         writing = asyncio.create_task(write_once_locked(self, operation, *arguments, **named))
+        writing.add_done_callback(lambda late: late.cancelled() or late.exception())  # whether anybody waits or not
         done, _ = await asyncio.wait([writing], timeout=self.timeout_seconds)
         if done:
             return writing.result()
