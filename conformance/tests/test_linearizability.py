@@ -401,7 +401,7 @@ def _wrong(value: Any) -> list[Any]:
             return [dataclasses.replace(value, calls=value.calls + 1), Counts()]
         case frozenset():
             return [frozenset(), frozenset([("a", Counts(calls=2))])]
-    return [None, (value[0] + 1, *value[1:])]
+    return [None, (*value[:2], value[2] + 1, value[3])]  # a fact: agent, id, revision, value
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -92,7 +92,10 @@ async def until_freed(bench: Bench, space: Space, before: int) -> None:
 
 
 async def stored(bench: Bench, space: Space) -> int:
-    """Return what is stored of *space* by the author's own count; without one, or one that counts, no answer."""
+    """Return what is stored of *space* by the author's own count: without one the check does not apply.
+
+    With one that counts nothing it could not run.
+    """
     owned = await bench.owned(space)
     if owned is None:
         bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
