@@ -256,6 +256,30 @@ def test_subscriptions_are_recorded_as_they_were_read() -> None:
     run(body)
 
 
+def test_a_subscription_ends_with_the_process_that_the_kit_kills() -> None:
+    """That is not an error of the backend's, and is told from one."""
+
+    class Killed:
+        def subscribe(self, run_id: str, **named: Any) -> Any:
+            return self
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            raise ReplicaDied("killed")
+
+    async def body() -> None:
+        history = History("stream_bridge")
+        iterator = history.client("reader", Killed()).subscribe("run")
+        with pytest.raises(ReplicaDied):
+            await anext(iterator)
+        (subscription,) = history.subscriptions
+        assert (subscription.end, subscription.result) == ("killed", "(killed)")
+
+    run(body)
+
+
 def test_a_cancelled_next_item_leaves_a_subscription_open() -> None:
     """Cancelling ``__anext__`` ends nothing: the next one goes on with the same subscription; an error does end it."""
 
