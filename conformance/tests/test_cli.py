@@ -14,7 +14,9 @@ import pytest
 from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_conformance import checks
 from deerflow_conformance.cli import main
+from deerflow_conformance.cli.screen import open_screen
 from deerflow_conformance.promises import PROMISES, promises_of
+from deerflow_conformance.results import Result, State
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -225,6 +227,25 @@ def test_a_terminal_sees_each_promise_in_one_line(monkeypatch: pytest.MonkeyPatc
         assert line.endswith(" s")
     assert "counters 2/4  C6  Reset removes" in shown
     assert "INCOMPLETE  inprocess counters/1.0 L2 + load · 3/" in " ".join(lines[-2:])
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize(
+    "state", [State.COULD_NOT_RUN, State.PASSED, State.NOT_APPLICABLE, State.KNOWN_FAILURE], ids=lambda state: state
+)
+def test_a_terminal_shows_the_whole_of_a_reason(monkeypatch: pytest.MonkeyPatch, state: State, width: int) -> None:
+    """What a narrow terminal cannot show in one line goes on below it: a reason ends with what to do."""
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    reason = "no connection went through the proxy of the kit: open what space.via(url) returns, then run it again"
+    with open_screen() as screen:
+        screen.begin("acme", "counters", ["G7"], str)
+        screen.judged(Result("G7", "counters", state, reason, seconds=1.25))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert reason in re.sub(r"\s+", " ", shown.replace("1.25 s", ""))
+    assert "…" not in shown
 
 
 def test_results_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from deerflow_conformance.cli.output import cell, console, say
@@ -23,6 +24,8 @@ _SIGNS: Final = {
     State.COULD_NOT_RUN: ("?", "yellow"),
     State.NOT_APPLICABLE: ("-", "dim"),
 }
+#: How wide a sign and a number are.
+_NUMBER_WIDTH: Final = 6
 STYLES: Final = {Exit.CONFORMANT: "bold green", Exit.INCOMPLETE: "bold yellow"}
 
 
@@ -134,15 +137,18 @@ class Terminal:
             self._out.print(Text.assemble((f"{sign} ", style), cell(head, style)), soft_wrap=True)
             self._out.print(cell(rest), soft_wrap=True)
             return
-        said = result.reason if result.state is not State.PASSED else sentence_of(result.number)
         if result.state is not State.PASSED:
-            said = f"{result.state}: {said}"
+            said = cell(f"{result.state}: {result.reason}", "" if style == "yellow" else "dim")
         elif result.reason:
-            said = f"in part, {result.reason}"
-        line = Text.assemble((f"{sign} ", style), f"{result.number:4}", cell(said, "" if style == "yellow" else "dim"))
-        line = _fitted(line, self._out.width - len(seconds))
-        line.pad_right(self._out.width - len(seconds) - line.cell_len)
-        self._out.print(Text.assemble(line, (seconds, "dim")), no_wrap=True)
+            said = cell(f"in part, {result.reason}", "dim")
+        else:
+            said = _fitted(cell(sentence_of(result.number), "dim"), self._out.width - _NUMBER_WIDTH - len(seconds))
+        line = Table.grid(expand=True)  # wraps a reason, which says what to do, below itself
+        line.add_column(width=_NUMBER_WIDTH)
+        line.add_column(ratio=1, overflow="fold")
+        line.add_column(width=len(seconds))
+        line.add_row(Text.assemble((f"{sign} ", style), result.number), said, Text(seconds, "dim"))
+        self._out.print(line)
 
     def end(self, parts: Sequence[Part]) -> None:
         """Print one line a capability."""
