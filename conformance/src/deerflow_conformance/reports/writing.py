@@ -1,10 +1,11 @@
-"""Writes a run's reports into a folder, each file whole or not at all."""
+"""Writes a run's reports into a folder, all of them or none."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +27,10 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for name in reversed(FILES):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise BrokenUse(f"{folder} cannot hold reports: {error.strerror or error}") from None
 
@@ -38,7 +39,7 @@ def write_reports(folder: Path, report: Report) -> None:
     """Write all reports into *folder*, which `prepare` has seen.
 
     Raises:
-        BrokenUse: It cannot be written to any more. What is there is whole; without report.json something is missing.
+        BrokenUse: It cannot be written to any more, a full disk for example. What was there before still is.
     """
     texts = {
         "report.html": report_page(report),
@@ -48,8 +49,7 @@ def write_reports(folder: Path, report: Report) -> None:
         "report.json": json.dumps(report.as_json(), indent=2) + "\n",
     }
     try:
-        for name in FILES:
-            write_whole(folder / name, texts[name])
+        _write_together({folder / name: texts[name] for name in FILES})
     except OSError as error:
         raise BrokenUse(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -60,11 +60,19 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; the old file, if there is one, is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    _write_together({path: text})
+
+
+def _write_together(texts: Mapping[Path, str]) -> None:
+    """Write all of *texts* under other names, and only when that is done name them as they are called, in order."""
+    temporary = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in texts}
     try:
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-        temporary.replace(path)
+        for path, text in texts.items():
+            with temporary[path].open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.write(text)
+        for path, written in temporary.items():
+            written.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
         raise
