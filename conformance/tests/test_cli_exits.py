@@ -1,6 +1,7 @@
 """Every end of the command has its exit code, as a process gives it; what did not wholly run is never 0."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -98,6 +99,28 @@ def test_a_reader_that_stops_is_not_told_0(arguments: Sequence[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 3
+
+
+@pytest.mark.parametrize("ignored", ["", "trap '' INT; "], ids=["", "with SIGINT ignored, as in the background"])
+def test_sigterm_leaves_nothing_behind(tmp_path: Path, ignored: str) -> None:
+    """A run that CI or timeout(1) ends removes its folder as after Ctrl-C, and its code says what ended it."""
+    target = f"run sqlite --set path={tmp_path} --only counters --report {tmp_path}/made"
+    process = subprocess.Popen(
+        ["sh", "-c", f"{ignored}exec {sys.executable} -m deerflow_conformance {target}"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"counters L0 passed\n"
+        assert list(tmp_path.glob("deerflow-conformance-*"))
+        process.terminate()
+        assert process.stderr.read() == b""
+    assert process.returncode == 143
+    assert not list(tmp_path.glob("deerflow-conformance-*"))
+    assert list((tmp_path / "made").iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [("run", "--help"), ("--version",), ("promises",)], ids=str)
