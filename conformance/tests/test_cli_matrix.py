@@ -1,6 +1,7 @@
 """``matrix``: several reports side by side, good only if each of them is."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def matrix(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tu
     ("names", "code", "said"),
     [
         (["good"], 0, "conformant  Every promise that applies was kept by the 1 backend."),
-        (["good", "memory"], 0, "conformant  Every promise that applies was kept by each of 2 backends."),
-        (["good", "part"], 3, "incomplete  1 of 2 backends is conformant."),
-        (["part", "bad", "good"], 1, "not conformant  1 of 3 backends is conformant."),
-        (["bad", "broken", "part"], 2, "broken  0 of 3 backends are conformant."),
+        (["good", "memory"], 0, "conformant  Every promise that applies was kept by each of 2 reports."),
+        (["good", "part"], 3, "incomplete  1 of 2 reports is conformant."),
+        (["part", "bad", "good"], 1, "not conformant  1 of 3 reports is conformant."),
+        (["bad", "broken", "part"], 2, "broken  0 of 3 reports are conformant."),
+        (["good", "good"], 0, "conformant  Every promise that applies was kept by each of 2 reports."),
     ],
     ids=str,
 )
@@ -64,6 +66,25 @@ def test_a_matrix_is_as_good_as_its_worst(
     found, out = matrix(*names)
     assert found == code
     assert out.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["good"], "counters: 16 of 16 "),
+        (["good", "part"], "counters: 16 of 16 "),
+        (["part"], "counters: 1 of 1 "),
+        (["good", "bad"], r"counters: \d of 16 "),
+        (["good", "memory"], "memory: 21 of 21 "),
+    ],
+    ids=str,
+)
+def test_what_applies_to_nobody_or_nobody_was_asked_is_not_counted(
+    matrix: Callable[..., tuple[int, str]], names: list[str], said: str
+) -> None:
+    """A promise that does not apply (G3 of counters), is of a higher level or was left out, nobody failed to keep."""
+    _, out = matrix(*names)
+    assert re.search(rf"^{said}promises were kept by all that were asked$", out, re.MULTILINE)
 
 
 def test_backends_by_capabilities_and_promises_by_backends(matrix: Callable[..., tuple[int, str]]) -> None:

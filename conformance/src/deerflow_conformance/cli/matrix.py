@@ -12,7 +12,7 @@ from deerflow_conformance.cli.output import cell, console, print_json, remark, t
 from deerflow_conformance.cli.screen import STYLES
 from deerflow_conformance.promises import CAPABILITIES, Capability, promises_of
 from deerflow_conformance.reports import BadReport, Report, read_report
-from deerflow_conformance.reports.matrix import Matrix, matrix_of, matrix_page, state_of, why
+from deerflow_conformance.reports.matrix import UNASKED, Matrix, matrix_of, matrix_page, state_of, why
 from deerflow_conformance.reports.model import MEANINGS
 from deerflow_conformance.reports.writing import write_whole
 from deerflow_conformance.results import BrokenUse, Exit, State
@@ -69,21 +69,20 @@ def _summary(matrix: Matrix, label: str, capability: Capability) -> Text:
 
 
 def _print_promises(matrix: Matrix, capability: Capability, out: Console) -> None:
-    """Print what not every backend kept, as far as it applies to it."""
+    """Print what not every backend kept, and how much was kept by all that it applies to and that were asked."""
     rows = matrix.of(capability)
     listing = table(capability, *(row.label for row in rows))
-    same = 0
+    asked = kept = 0
     for promise in promises_of(capability):
         states = [state_of(row.parts[capability], promise.number) for row in rows]
-        if all(state.startswith(_PASSED) for state in states):
-            same += 1
-        else:
+        if not all(state.startswith(_PASSED) for state in states):
             listing.add_row(promise.number, *(cell(state, _style(state)) for state in states))
+        if answers := [state for state in states if state not in UNASKED]:
+            asked += 1
+            kept += all(state.startswith(_PASSED) for state in answers)
     if listing.row_count:
         out.print(listing)
-    out.print(
-        Text(f"{capability}: {same} of {same + listing.row_count} promises were kept by all that were asked", "dim")
-    )
+    out.print(Text(f"{capability}: {kept} of {asked} promises were kept by all that were asked", "dim"))
     out.print()
 
 

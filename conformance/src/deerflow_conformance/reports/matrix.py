@@ -14,6 +14,8 @@ from deerflow_conformance.results import Exit, State
 from deerflow_conformance.texts import sentence_of
 
 _ABOVE: Final = "not at this level"
+#: The states of a promise that nobody was asked about, or that does not apply.
+UNASKED: Final = frozenset({str(State.NOT_APPLICABLE), NOT_RUN, _ABOVE})
 #: From the code that hides all others to the one that hides none.
 _GRAVEST: Final = (Exit.KIT_DEFECT, Exit.BROKEN, Exit.NOT_CONFORMANT, Exit.INCOMPLETE)
 
@@ -142,9 +144,12 @@ def matrix_page(matrix: Matrix) -> str:
 
 def why(matrix: Matrix) -> str:
     """Say in a sentence what the matrix comes to."""
-    good = sum(row.report.exit is Exit.CONFORMANT for row in matrix.rows)
-    backends = plural(len(matrix.rows), "backend")
-    if good == len(matrix.rows):
+    exits, what = [row.report.exit for row in matrix.rows], "backend"
+    if len({part.backend for row in matrix.rows for part in row.parts.values()}) < len(matrix.rows):
+        exits, what = [one.exit for one in {id(row.report): row.report for row in matrix.rows}.values()], "report"
+    good = exits.count(Exit.CONFORMANT)
+    backends = plural(len(exits), what)
+    if good == len(exits):
         return f"Every promise that applies was kept by {'the' if good == 1 else 'each of'} {backends}."
     return f"{good} of {backends} {'is' if good == 1 else 'are'} conformant."
 
