@@ -140,7 +140,11 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "inprocess", "--set", "path=x"), "takes no --set"),
         (("run", "inprocess", "--seed", "x"), "--seed"),
         (("run", "sqlite", "--set", "path=x", "--set", "path=y"), "'path' twice"),
-        (("run", "sqlite", "--set", "namespace=x"), "must not set namespace"),
+        (("run", "sqlite", "--set", "namespace=x"), "--set, or connection= in a test, must not set namespace"),
+        (
+            ("run", "sqlite", "--set", "path=x", "--set", "backend=sqlite"),
+            "backend: unknown key; allowed: migrate, path, sweep_",
+        ),
         (("run", "sqlite"), "path: is required; give --set path=..."),
         (("run", "sqlite", "--set", "path=x", "--set", "pathh=x"), "did you mean 'path'?"),
         (("run", "files", "--set", "path=x", "--only", "counters"), "files does not offer counters"),

@@ -225,7 +225,7 @@ def conform_plugin(
     settings = dict(connection or {})
     for name in ("namespace", "timeout_seconds", "publish_timeout_seconds"):
         if name in settings:
-            raise BrokenUse(f"connection must not set {name}: each space of the kit has its own")
+            raise BrokenUse(f"--set, or connection= in a test, must not set {name}: each space of the kit has its own")
     failures = known_failures or {}
     for capability, by_number in failures.items():
         for number in by_number:

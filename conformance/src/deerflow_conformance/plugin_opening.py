@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from deerflow_backends import plugins
 from deerflow_backends.errors import BackendsError, ConfigError, PluginError
+from deerflow_backends.mistakes import Place, unknown
 from deerflow_backends.plugins import Plugin
 from deerflow_backends.settings import ConnectionSettings, connection_settings
 from deerflow_conformance.promises import CAPABILITIES, Capability
@@ -70,6 +71,13 @@ def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> 
     if not isinstance(found, list):
         return found
     missing = [key for key, one in model.model_fields.items() if one.is_required() and key not in connection]
-    lines = [f"{'.'.join(place)}: {problem}" for place, problem in found if not place or place[0] not in missing]
+    lines = [_line(model, place, problem) for place, problem in found if not place or place[0] not in missing]
     lines += [f'{key}: is required; give --set {key}=..., or connection={{"{key}": ...}} in a test' for key in missing]
     raise ConfigError("\n".join(lines))
+
+
+def _line(model: type[ConnectionSettings], place: Place, problem: str) -> str:
+    if len(place) == 1 and problem.startswith("unknown key;"):
+        # A file of settings may also say "backend", and what the kit sets itself.
+        problem = unknown("unknown key", place[0], model.model_fields.keys() - {"namespace", *TIMES})
+    return f"{'.'.join(place)}: {problem}"
