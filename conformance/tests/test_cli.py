@@ -138,7 +138,11 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "inprocess", "--set", "path"), "--set takes KEY=VALUE"),
         (("run", "inprocess", "--set", "=x"), "--set takes KEY=VALUE"),
         (("run", "inprocess", "--set", "path=x"), "takes no --set"),
-        (("run", "inprocess", "--seed", "x"), "--seed"),
+        ((), "Missing command; try 'deerflow-conformance --help'"),
+        (("run", "inprocess", "--nothing"), "--nothing; try 'deerflow-conformance run --help'"),
+        (("run", "inprocess", "--seed", "x7"), "--seed must be a whole number, such as 7, not 'x7'"),
+        (("run", "inprocess", "--budget", "much"), "--budget must be a number, such as 0.5, not 'much'"),
+        (("run", "inprocess", "--budget", "inf"), "--budget must be more than 0 and finite, not inf"),
         (("run", "sqlite", "--set", "path=x", "--set", "path=y"), "'path' twice"),
         (("run", "sqlite", "--set", "namespace=x"), "--set, or connection= in a test, must not set namespace"),
         (
@@ -153,6 +157,9 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "inprocess", "-k", ""), "-k '' matches no promise"),
         (("run", "inprocess", "-k", "C1", "--level", "L0"), "-k 'C1' matches no promise at L0"),
         (("run", "test_absent.py"), "there is no file test_absent.py"),
+        (("run", "folder"), "sqlite; folder is a folder: name one test file in it, or run pytest there"),
+        (("run", "folder/"), "error: folder is a folder: name one test file in it"),
+        (("run", "test_conformed"), "sqlite; for the file say test_conformed.py"),
         (("run", "test_syntax.py"), "test_syntax.py cannot be imported: SyntaxError"),
         (("run", "test_raises.py"), "test_raises.py cannot be imported: RuntimeError: no server here (line 2)"),
         (("run", "test_twice.py"), "counters of 'acme' is given twice"),
@@ -166,6 +173,7 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "inprocess", "--report", "test_conformed.py"), "test_conformed.py cannot hold reports"),
         (("matrix",), "Missing argument"),
         (("matrix", "absent.json"), "absent.json: No such file"),
+        (("matrix", "folder"), "folder is a folder: name the report in it, folder/report.json"),
         (("verify",), "Missing argument"),
     ],
     ids=str,
@@ -198,6 +206,7 @@ def bad_files(authors_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     for name, text in texts.items():
         (authors_files / f"test_{name}.py").write_text(text)
     (authors_files / "json.py").write_text(conformed)
+    (authors_files / "folder").mkdir()
     monkeypatch.chdir(authors_files)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     yield authors_files

@@ -260,7 +260,7 @@ def test_a_budget_is_a_factor(run: Run, budget: str) -> None:
     """A budget that draws nothing, or without end, is refused."""
     result = run(GOOD, arguments=("--conformance-budget", budget))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--conformance-budget must be more than 0, not *"])
+    result.stderr.fnmatch_lines(["*--conformance-budget must be more than 0 and finite, not *"])
 
 
 @pytest.mark.parametrize("suppressed", ["Exception", "BaseException", "asyncio.CancelledError"])

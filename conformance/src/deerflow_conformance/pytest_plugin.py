@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Prepare to notice a capability that is given twice, and to sum up."""
     budget = config.getoption("conformance_budget")
     if not 0 < budget < math.inf:
-        raise pytest.UsageError(f"--conformance-budget must be more than 0, not {budget}")
+        raise pytest.UsageError(f"--conformance-budget must be more than 0 and finite, not {budget}")
     config.stash[_collected] = {}
     folder = config.getoption("conformance_report")
     if hasattr(config, "workerinput"):

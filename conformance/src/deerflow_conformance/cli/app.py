@@ -35,6 +35,20 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
+def _seed(text: str | float) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BrokenUse(f"--seed must be a whole number, such as 7, not {text!r}") from None
+
+
+def _budget(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BrokenUse(f"--budget must be a number, such as 0.5, not {text!r}") from None
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"deerflow-conformance {metadata.version('deerflow-conformance')}")
@@ -75,8 +89,10 @@ def run_command(
             "-k", metavar="NUMBERS", help='Promises or patterns, such as "S3 S1? G*"; the verdict is incomplete.'
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="What programs are drawn from.")] = 0,
-    budget: Annotated[float, typer.Option("--budget", metavar="FACTOR", help="How many more are drawn.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", parser=_seed, help="What programs are drawn from.")] = 0,
+    budget: Annotated[
+        float, typer.Option("--budget", metavar="FACTOR", parser=_budget, help="How many more are drawn.")
+    ] = 1.0,
     as_json: JsonOption = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write report.html, .json, JUnit and a badge there.")
@@ -179,7 +195,8 @@ def run(arguments: Sequence[str]) -> int:
         # Typer's own errors: which class they have depends on its version, but all of them know how to put it.
         describe = getattr(error, "format_message", None)
         if describe is not None:
-            print_errors([describe()])
+            known = getattr(getattr(error, "ctx", None), "command_path", "deerflow-conformance")
+            print_errors([f"{describe().rstrip('.')}; try '{known} --help'"])
             return Exit.BROKEN
         traceback.print_exc()
         remark("deerflow-conformance: this is a defect of the kit, please report it")

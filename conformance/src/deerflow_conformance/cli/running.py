@@ -63,7 +63,7 @@ def run(
         BrokenUse: An option is wrong, or nothing can be judged.
     """
     if not 0 < budget < math.inf:
-        raise BrokenUse(f"--budget must be more than 0, not {budget}")
+        raise BrokenUse(f"--budget must be more than 0 and finite, not {budget}")
     settings = Settings(level_of(level), seed, budget)
     if only is not None and only not in CAPABILITIES:
         raise BrokenUse(f"there is no capability {only!r}; there are {', '.join(CAPABILITIES)}")

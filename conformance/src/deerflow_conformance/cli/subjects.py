@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from deerflow_backends.distributions import offers
 from deerflow_conformance.conformances import Conformance, PluginConformance, conform_plugin
 from deerflow_conformance.reports.model import FileSource, PluginSource, Source
 from deerflow_conformance.reports.texts import secrets_in, shown_settings
@@ -69,9 +70,25 @@ def subjects(target: str, settings: Mapping[str, str]) -> list[Subject]:
             raise BrokenUse("inprocess is tested in virtual time and takes no --set")
         found = importlib.import_module("deerflow_conformance.reference").REFERENCE
     else:
-        found = conform_plugin(target, connection=settings).conformances()
+        try:
+            found = conform_plugin(target, connection=settings).conformances()
+        except BrokenUse as error:
+            raise BrokenUse(f"{error}{_perhaps(target)}") from None
     source = PluginSource(target, shown_settings(settings))
     return [Subject(one, source, secrets_in(settings)) for one in found]
+
+
+def _perhaps(target: str) -> str:
+    """Say what may be meant by what is no plugin's name."""
+    if target in {offer.backend for offer in offers()}:
+        return ""
+    if Path(f"{target}.py").is_file():
+        return f"; for the file say {target}.py"
+    return f"; {_is_folder(target)}" if Path(target).is_dir() else ""
+
+
+def _is_folder(path: str) -> str:
+    return f"{path} is a folder: name one test file in it, or run pytest there"
 
 
 def _in_file(path: str, function: str) -> Iterator[Subject]:
@@ -109,7 +126,7 @@ def _imported(path: Path) -> ModuleType:
         BrokenUse: It is not there, or does not import.
     """
     if not path.is_file():
-        raise BrokenUse(f"there is no file {path}")
+        raise BrokenUse(_is_folder(str(path)) if path.is_dir() else f"there is no file {path}")
     folder, name = path.resolve().parent, path.stem
     while (folder / "__init__.py").is_file():
         folder, name = folder.parent, f"{folder.name}.{name}"

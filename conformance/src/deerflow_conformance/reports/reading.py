@@ -124,6 +124,8 @@ def read_report(path: Path) -> Report:
     try:
         with path.open("rb") as file:
             text = file.read(_LIMIT_BYTES + 1)
+    except IsADirectoryError:
+        raise BadReport(f"{path} is a folder: name the report in it, {path / 'report.json'}") from None
     except OSError as error:
         raise BadReport(f"{path}: {error.strerror or error}") from None
     if len(text) > _LIMIT_BYTES:
