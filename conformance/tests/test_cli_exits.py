@@ -129,3 +129,29 @@ def test_what_judges_nothing_is_0(command: Command, arguments: Sequence[str]) ->
     done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ((), ["0  conformant at the asked level", "2  wrong usage, or nothing opens", "4  a defect of the kit"]),
+        (("verify",), ["1  a claim does not hold, or the run is not conformant", "3  not all could be compared"]),
+    ],
+    ids=str,
+)
+def test_help_lists_the_exit_codes(command: Command, arguments: Sequence[str], lines: Sequence[str]) -> None:
+    """Each code has a line of its own, at any width."""
+    out = command(*arguments, "--help", COLUMNS="80").stdout
+    shown = [line.strip() for line in out.splitlines()]
+    assert set(lines) <= set(shown)
+
+
+def test_help_tells_what_an_option_takes(command: Command) -> None:
+    """Levels, capabilities and what a factor multiplies need no other page."""
+    out = " ".join(command("run", "--help", COLUMNS="200").stdout.split())
+    for said in (
+        "Only this one of stream_bridge, memory, thread_index, counters.",
+        "L0 to L3: up to this one; load, or none: the highest that applies, and load.",
+        "Draw so many times as many.",
+    ):
+        assert said in out

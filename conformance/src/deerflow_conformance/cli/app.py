@@ -16,6 +16,7 @@ import typer
 
 from deerflow_conformance.cli import INTERRUPTED
 from deerflow_conformance.cli.output import print_errors, remark
+from deerflow_conformance.promises import CAPABILITIES
 from deerflow_conformance.results import BrokenUse, Exit
 
 #: What a command returns: click would take a broken pipe or an exit inside of it for its own.
@@ -62,10 +63,15 @@ def common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hold a backend to the promises of the contract.
+    r"""Hold a backend to the promises of the contract.
 
-    Exit codes: 0 conformant at the asked level, 1 not, 2 wrong usage or nothing opens,
-    3 incomplete, 4 a defect of the kit.
+    \b
+    Exit codes:
+    0  conformant at the asked level
+    1  not conformant
+    2  wrong usage, or nothing opens
+    3  incomplete
+    4  a defect of the kit
     """
 
 
@@ -76,11 +82,16 @@ def run_command(
     ],
     *,
     pairs: SetOption = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="CAPABILITY", help="One capability.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="CAPABILITY", help=f"Only this one of {', '.join(CAPABILITIES)}."),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(
-            "--level", metavar="LEVEL", help="L0 to L3, up to this one; without it the highest that applies, and load."
+            "--level",
+            metavar="LEVEL",
+            help="L0 to L3: up to this one; load, or none: the highest that applies, and load.",
         ),
     ] = None,
     numbers: Annotated[
@@ -91,7 +102,7 @@ def run_command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", parser=_seed, help="What programs are drawn from.")] = 0,
     budget: Annotated[
-        float, typer.Option("--budget", metavar="FACTOR", parser=_budget, help="How many more are drawn.")
+        float, typer.Option("--budget", metavar="FACTOR", parser=_budget, help="Draw so many times as many.")
     ] = 1.0,
     as_json: JsonOption = False,
     report: Annotated[
@@ -144,10 +155,14 @@ def verify_command(
     *,
     pairs: SetOption = None,
 ) -> Action:
-    """Run a report again and compare, promise by promise.
+    r"""Run a report again and compare, promise by promise.
 
-    Exit codes: 0 each claim holds and the run is conformant, 1 a claim does not hold or the run is not,
-    2 the report cannot be read, contradicts itself or is of a newer kit, 3 not all could be compared.
+    \b
+    Exit codes:
+    0  each claim holds and the run is conformant
+    1  a claim does not hold, or the run is not conformant
+    2  the report cannot be read, contradicts itself or is of a newer kit
+    3  not all could be compared
     """
 
     def action() -> Exit:
