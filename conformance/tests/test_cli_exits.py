@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deerflow_conformance.cli import main
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 #: A quick run that would be conformant but for what a test changes about it.
@@ -101,6 +103,31 @@ def test_a_reader_that_stops_is_not_told_0(arguments: Sequence[str]) -> None:
     assert process.returncode == 3
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("promises",),
+        ("promises", "--json"),
+        ("matrix", "made/report.json"),
+        ("run", "inprocess", "--only", "counters", "-k", "C1"),
+        ("--version",),
+        ("run", "--help"),
+    ],
+    ids=str,
+)
+def test_a_full_disk_is_no_defect_of_the_kit(tmp_path: Path, arguments: Sequence[str]) -> None:
+    """Where the output finds no room one line says so, and no verdict is taken for good."""
+    made = ("run", "inprocess", "--only", "counters", "-k", "C1", "--level", "L1", "--report", str(tmp_path / "made"))
+    assert main(made) == 3
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deerflow_conformance", *arguments],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("ignored", ["", "trap '' INT; "], ids=["", "with SIGINT ignored, as in the background"])
 def test_sigterm_leaves_nothing_behind(tmp_path: Path, ignored: str) -> None:
     """A run that CI or timeout(1) ends removes its folder as after Ctrl-C, and its code says what ended it."""
@@ -152,6 +179,6 @@ def test_help_tells_what_an_option_takes(command: Command) -> None:
     for said in (
         "Only this one of stream_bridge, memory, thread_index, counters.",
         "L0 to L3: up to this one; load, or none: the highest that applies, and load.",
-        "Draw so many times as many.",
+        "Draw FACTOR times as many.",
     ):
         assert said in out

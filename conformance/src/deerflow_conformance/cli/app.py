@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -19,6 +20,8 @@ from deerflow_conformance.cli.output import print_errors, remark
 from deerflow_conformance.promises import CAPABILITIES
 from deerflow_conformance.results import BrokenUse, Exit
 
+#: What writing raises where there is no room or no terminal any more, which is no defect of the kit.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: What a command returns: click would take a broken pipe or an exit inside of it for its own.
 Action: TypeAlias = Callable[[], Exit]
 
@@ -102,7 +105,7 @@ def run_command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", parser=_seed, help="What programs are drawn from.")] = 0,
     budget: Annotated[
-        float, typer.Option("--budget", metavar="FACTOR", parser=_budget, help="Draw so many times as many.")
+        float, typer.Option("--budget", metavar="FACTOR", parser=_budget, help="Draw FACTOR times as many.")
     ] = 1.0,
     as_json: JsonOption = False,
     report: Annotated[
@@ -189,6 +192,11 @@ def promises_command(
     return action
 
 
+def _abandon_stdout() -> None:
+    """Have nothing more written there: Python would complain once more when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; whoever uses it wrongly gets lines on stderr and no traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -203,10 +211,13 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has seen enough; Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()  # whoever read has seen enough
         return Exit.INCOMPLETE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _abandon_stdout()
+            print_errors([f"{error.filename or 'the output'} cannot be written: {error.strerror}"])
+            return Exit.BROKEN
         # Typer's own errors: which class they have depends on its version, but all of them know how to put it.
         describe = getattr(error, "format_message", None)
         if describe is not None:
