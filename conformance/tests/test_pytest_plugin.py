@@ -185,6 +185,12 @@ def test_a_capability_given_twice_in_two_files_is_refused(run: Run, pytester: py
         (GOOD.replace('"counters",', '"counter",'), "there is no capability 'counter'"),
         (GOOD.replace("async def", "def").replace("async with", "with"), "must be an async generator function"),
         (GOOD.replace("virtual_time=True", "known_failures={'S1': 1}"), "no promise of counters"),
+        (GOOD.replace("virtual_time=True", "known_failures={'C6': 'todo'}"), "gives C6 as 'todo': it must be a KnownF"),
+        (GOOD.replace("virtual_time=True", "start=print"), "start= needs stop="),
+        (
+            'test_it = __import__("deerflow_conformance").conform_plugin("a", known_failures={"memory": {"M1": "x"}})',
+            "gives M1 as 'x': it must be a KnownFailure",
+        ),
         ('test_it = __import__("deerflow_conformance").conform_plugin("nothing_such")', "nothing_such"),
         ('test_it = __import__("deerflow_conformance").conform_plugin("inprocess", connection={"urll": 1})', "urll"),
         ('test_it = __import__("deerflow_conformance").conform_plugin("a", connection={"namespace": 1})', "namespace"),
@@ -224,7 +230,7 @@ def test_start_and_stop_frame_the_items(run: Run, pytester: pytest.Pytester) -> 
 
 def test_a_server_that_does_not_start_is_an_error(run: Run) -> None:
     """No promise is judged, and the reason is shown."""
-    result = run(GOOD.replace("virtual_time=True", "start=lambda: 1 / 0"))
+    result = run(GOOD.replace("virtual_time=True", "start=lambda: 1 / 0, stop=print"))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(errors=COUNT + 1)
     result.stdout.fnmatch_lines(["*start= failed: ZeroDivisionError*"])
@@ -232,7 +238,7 @@ def test_a_server_that_does_not_start_is_an_error(run: Run) -> None:
 
 def test_a_server_that_is_skipped_is_an_error(run: Run) -> None:
     """A start that skips, for want of a server, is no pass."""
-    result = run(GOOD.replace("virtual_time=True", "start=lambda: __import__('pytest').skip('no server')"))
+    result = run(GOOD.replace("virtual_time=True", "start=lambda: __import__('pytest').skip('no server'), stop=print"))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*start= failed: *no server*"])
 

@@ -105,8 +105,8 @@ def conform(
     Args:
         capability: ``stream_bridge``, ``memory``, ``thread_index`` or ``counters``.
         plugin: The entry point's name.
-        start: Starts the server. With *stop* it is also called between checks and in the middle of some, to see
-            what a restart does: the server must come back at the same address.
+        start: Starts the server; it goes with *stop*. It is also called in the middle of some checks, to see what a
+            restart does: the server must come back at the same address.
         stop: Stops it: best by SIGKILL, as a crash would.
         durable: What was acknowledged before *stop* is there after *start*: the kit holds the backend to it (G12).
         server: Returns what the server calls itself, such as ``"Valkey 9.1.0"``, for reports.
@@ -117,18 +117,18 @@ def conform(
         known_failures: Failures that are tracked, by promise number.
 
     Raises:
-        BrokenUse: No such capability or promise, no async generator function, a name or capability given twice, or
-            *durable* without *start* and *stop*.
+        BrokenUse: No such capability or promise, no async generator function, a name or capability given twice,
+            *start* without *stop*, *durable* without both, or a known failure that is no `KnownFailure`.
     """
+    if start is not None and stop is None:
+        raise BrokenUse("start= needs stop=: give what ends the server, best by SIGKILL, to try a restart")
     if durable and (start is None or stop is None):
         raise BrokenUse("durable=True needs start= and stop=: nobody could hold the backend to it")
     known = next((one for one in CAPABILITIES if one == capability), None)
     if known is None:
         raise BrokenUse(f"there is no capability {capability!r}; there are {', '.join(CAPABILITIES)}")
     failures = dict(known_failures or {})
-    for number in failures:
-        if number not in PROMISES or known not in PROMISES[number].capabilities:
-            raise BrokenUse(f"known_failures names {number!r}, which is no promise of {known}")
+    _check_failures(failures, known)
 
     def decorate(function: Opening) -> Conformance:
         name, code = getattr(function, "__name__", ""), getattr(function, "__code__", None)
@@ -154,6 +154,15 @@ def conform(
         return conformance
 
     return decorate
+
+
+def _check_failures(failures: Mapping[str, object], capability: str) -> None:
+    for number, failure in failures.items():
+        if number not in PROMISES or capability not in PROMISES[number].capabilities:
+            raise BrokenUse(f"known_failures names {number!r}, which is no promise of {capability}")
+        if not isinstance(failure, KnownFailure):
+            wanted = "a KnownFailure(reason, link, date)"
+            raise BrokenUse(f"known_failures gives {number} as {failure!r}: it must be {wanted}")
 
 
 def _register(module: dict[str, Any], conformance: Conformance) -> None:
@@ -220,7 +229,7 @@ def conform_plugin(
         known_failures: Failures that are tracked, by capability and promise number.
 
     Raises:
-        BrokenUse: *connection* sets a namespace or a timeout, or *known_failures* names no promise.
+        BrokenUse: *connection* sets a namespace or a timeout, or *known_failures* is wrong as in `conform`.
     """
     settings = dict(connection or {})
     for name in ("namespace", "timeout_seconds", "publish_timeout_seconds"):
@@ -228,7 +237,5 @@ def conform_plugin(
             raise BrokenUse(f"--set, or connection= in a test, must not set {name}: each space of the kit has its own")
     failures = known_failures or {}
     for capability, by_number in failures.items():
-        for number in by_number:
-            if number not in PROMISES or capability not in PROMISES[number].capabilities:
-                raise BrokenUse(f"known_failures names {number!r}, which is no promise of {capability!r}")
+        _check_failures(by_number, capability)
     return PluginConformance(plugin, settings, failures)
