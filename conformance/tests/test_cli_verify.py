@@ -178,7 +178,9 @@ def test_a_file_is_verified_where_it_is(command: Command, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "acme counters C6: the report says failed, now it is passed" in done.stdout
     (tmp_path / "test_broken.py").unlink()
-    assert command("verify", "made/report.json").returncode == 2
+    done = command("verify", "made/report.json")
+    assert done.returncode == 2
+    assert "the report was made from the file test_broken.py: run verify in the folder that holds it" in done.stderr
 
 
 def test_hidden_settings_are_asked_for(command: Command, acme: Path) -> None:

@@ -97,9 +97,11 @@ def _in_file(source: FileSource, given: Mapping[str, str]) -> list[Subject]:
     """Import the file that a report names: never one from outside of where the command was started."""
     if not Path(source.file).resolve().is_relative_to(Path.cwd()):
         raise BrokenUse(f"the report names {source.file}, which is not below this folder: go to where it was made")
-    if source.file.endswith(".py"):
-        return subjects(f"{source.file}::{source.function}", given)
-    raise BrokenUse(f"the report names {source.file}, which is no Python file")
+    if not source.file.endswith(".py"):
+        raise BrokenUse(f"the report names {source.file}, which is no Python file")
+    if not Path(source.file).is_file():
+        raise BrokenUse(f"the report was made from the file {source.file}: run verify in the folder that holds it")
+    return subjects(f"{source.file}::{source.function}", given)
 
 
 def _numbers(part: Part) -> list[str]:
