@@ -155,6 +155,7 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "inprocess", "--budget", "0"), "--budget must be more than 0"),
         (("run", "inprocess", "--budget", "nan"), "--budget must be more than 0"),
         (("run", "inprocess", "-k", ""), "-k '' matches no promise"),
+        (("run", "inprocess", "-k", "S3", "--only", "counters"), "-k 'S3' matches no promise of counters; "),
         (("run", "inprocess", "-k", "C1", "--level", "L0"), "-k 'C1' matches no promise at L0"),
         (("run", "test_absent.py"), "there is no file test_absent.py"),
         (("run", "folder"), "sqlite; folder is a folder: name one test file in it, or run pytest there"),

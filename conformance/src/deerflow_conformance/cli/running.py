@@ -75,8 +75,10 @@ def run(
         (one, numbers) for one in chosen if (numbers := numbers_of(one.conformance.capability, settings.level, wanted))
     ]
     if not selected:
+        of = [one for one in CAPABILITIES if any(one == subject.conformance.capability for subject in chosen)]
+        of_these = f" of {', '.join(of)}" if len(of) < len(CAPABILITIES) else ""
         at = f" at {level}" if level else ""
-        raise BrokenUse(f"-k {wanted!r} matches no promise{at}; 'deerflow-conformance promises' lists them")
+        raise BrokenUse(f"-k {wanted!r} matches no promise{of_these}{at}; 'deerflow-conformance promises' lists them")
     if folder is not None:
         prepare(folder)
     with open_screen(silent=as_json) as screen:
