@@ -76,8 +76,12 @@ def distribution_faults(folder: Path, license_text: str) -> list[str]:
         faults.append("tests holds no test_*.py")
     if (folder / "LICENSE").read_text(encoding="utf-8") != license_text:
         faults.append("LICENSE differs from the repository's")
-    if not (folder / "README.md").read_text(encoding="utf-8").startswith("# "):
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    if not readme.startswith("# "):
         faults.append("README.md begins with no title")
+    # An index shows the page alone: there only an address, or a place on the same page, leads anywhere.
+    links = re.findall(r"\]\(([^)\s]+)", readme)
+    faults += [f"README.md links to {one}" for one in links if not one.startswith(("https://", "#"))]
     if (newest := released((folder / "CHANGELOG.md").read_text(encoding="utf-8"))) != project["version"]:
         faults.append(f"pyproject.toml says version {project['version']}, CHANGELOG.md {newest}")
     if "test" not in document.get("dependency-groups", {}):
@@ -247,6 +251,12 @@ def test_shape_names_what_is_too_much(plugin: Path, name: str, fault: str) -> No
     [
         ("LICENSE", "The", "Another", "LICENSE differs from the repository's"),
         ("README.md", "# ", "", "README.md begins with no title"),
+        (
+            "README.md",
+            "acme",
+            "[acme](https://acme.example), [docs](../docs/acme.md)",
+            "README.md links to ../docs",
+        ),
         ("CHANGELOG.md", "[0.2.0]", "[0.3.0]", "pyproject.toml says version 0.2.0, CHANGELOG.md 0.3.0"),
         ("CHANGELOG.md", "## [0.2", "[0.2", "pyproject.toml says version 0.2.0, CHANGELOG.md 0.1.0"),
         ("pyproject.toml", "Apache-2.0", "MIT", "project.license is not 'Apache-2.0'"),
