@@ -449,6 +449,21 @@ def test_dependents_of_a_failure_could_not_run(run_with: Callable[..., Run]) -> 
     assert run.results["S8"].reason == "it builds on S1, which failed"
 
 
+def test_what_cannot_apply_is_not_applicable_whatever_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not apply to a capability, or to a reach, is not counted either where what it builds on failed."""
+    counters = next(one for one in REFERENCE if one.capability == "counters")
+    given = {number: [Check(number, number, "It.", fails)] for number in ("C1", "G3")}
+    given["G7"] = [Check("G7", "G7", "It.", fails, "L3")]
+    monkeypatch.setattr(runs, "checks_of", given.__getitem__)
+    run = Run(counters)
+    try:
+        assert run.judge("C1").state is State.FAILED
+        assert run.judge("G3") == Result("G3", "counters", State.NOT_APPLICABLE, "counters take no values")
+        assert run.judge("G7").state is State.NOT_APPLICABLE
+    finally:
+        run.close()
+
+
 def test_a_dependent_alone_does_run(run_with: Callable[..., Run]) -> None:
     """A promise that is asked for alone is judged alone."""
     assert run_with({"S1": [fails], "S8": [passes]}).judge("S8").state is State.PASSED

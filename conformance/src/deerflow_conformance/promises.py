@@ -65,6 +65,9 @@ STANDALONE: Final = frozenset({"G9", "G13"})
 #: of numbers to reasons. Everything else it keeps, or it does not offer the capability.
 EXEMPTIBLE: Final = frozenset({"M9"})
 
+#: Why a general promise never applies to a capability, whatever the backend: known without running anything.
+NEVER_APPLIES: Final[dict[tuple[str, Capability], str]] = {("G3", "counters"): "counters take no values"}
+
 #: The harness check that comes before every promise: it is the author's function that is tested, not the backend.
 HARNESS: Final = Promise(
     "L0",

@@ -14,7 +14,7 @@ from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
 from deerflow_conformance.conformances import Conformance
 from deerflow_conformance.harness import HARNESS_CHECKS
 from deerflow_conformance.isolation import Hang, Leftover
-from deerflow_conformance.promises import EVERYTHING, HARNESS, PROMISES, Level, levels_of, promises_of
+from deerflow_conformance.promises import EVERYTHING, HARNESS, NEVER_APPLIES, PROMISES, Level, levels_of, promises_of
 from deerflow_conformance.reruns import rerun_text
 from deerflow_conformance.results import Failure, Kind, Result, State, Verdict
 from deerflow_conformance.servers import switch, told
@@ -107,18 +107,20 @@ class Run:
         checks = _loaded(number)
         if self.judge(HARNESS.number).state is not State.PASSED:
             return self._result(number, State.COULD_NOT_RUN, "the harness check L0 failed")
+        if reason := NEVER_APPLIES.get((number, self.conformance.capability)):
+            return self._result(number, State.NOT_APPLICABLE, reason)
         if number in self._bench.exempt:
             return self._result(number, State.NOT_APPLICABLE, f"the backend says: {self._bench.exempt[number]}")
+        beyond_reach = self._bench.reach == "process" and any(one.level == "L3" for one in checks)
+        if beyond_reach and self.level != "L3" and PROMISES[number].level == "L3":
+            return self._result(number, State.NOT_APPLICABLE, _NO_REACH)
         for needed in PROMISES[number].needed_for(self.conformance.capability):
             before = self.results.get(needed)
             if before is not None and before.state in _BLOCKING:
                 return self._result(number, State.COULD_NOT_RUN, f"it builds on {needed}, which {_became(before)}")
+        if beyond_reach and self.level == "L3":
+            return self._result(number, State.COULD_NOT_RUN, f"{_NO_REACH}: ask for no level, or for L2")
         levels = levels_of(self.level, self._bench.reach)
-        if self._bench.reach == "process" and any(one.level == "L3" for one in checks):
-            if self.level == "L3":
-                return self._result(number, State.COULD_NOT_RUN, f"{_NO_REACH}: ask for no level, or for L2")
-            if PROMISES[number].level == "L3":
-                return self._result(number, State.NOT_APPLICABLE, _NO_REACH)
         return self._finished(number, [one for one in checks if one.level in levels])
 
     def _finished(self, number: str, checks: Sequence[Check]) -> Result:

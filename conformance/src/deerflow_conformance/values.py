@@ -254,8 +254,6 @@ def _of_size(size: int, fill: str = "x") -> dict[str, str]:
 def a_value_may_have_8_mib(bench: Bench) -> None:
     """A value of any size up to 8 MiB, as encoded, comes back whole; one byte more is refused and changes nothing."""
     face = face_of(bench.capability)
-    if not face.places:
-        bench.not_applicable("counters take no values")
     # Sizes at which one store or another cuts, or changes how it keeps a value.
     sizes = (8_192, 65_535, 65_536, 65_537, 2**20)
 
@@ -291,8 +289,6 @@ def a_batch_may_have_8_mib(bench: Bench) -> None:
         "memory": _a_large_apply,
         "thread_index": _large_merged_metadata,
     }
-    if bench.capability not in checks:
-        bench.not_applicable("counters take no values")
 
     async def body() -> None:
         async with bench.open() as opened:
