@@ -1,9 +1,10 @@
 """Under pytest: one item a promise, every state visible, nothing silently green."""
 
+import fnmatch
 import importlib
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,8 @@ import pytest
 
 from deerflow_conformance.checks import checks_of
 from deerflow_conformance.promises import promises_of
+from deerflow_conformance.reports import read_report
+from deerflow_conformance.results import State
 
 pytest_plugins = ["pytester"]
 
@@ -78,7 +81,8 @@ def run(pytester: pytest.Pytester) -> Run:
     def run(*functions: str, arguments: tuple[str, ...] = ()) -> pytest.RunResult:
         source = "\n".join(map(textwrap.dedent, (AUTHOR, *functions)))
         pytester.makepyfile(test_conformance=source)
-        return pytester.runpytest("-W", "error", "--conformance-budget", "0.1", *arguments)
+        options = ("-W", "error", "--conformance-budget", "0.1", *arguments)
+        return pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True)
 
     return run
 
@@ -122,10 +126,67 @@ def test_a_failure_is_explained(run: Run) -> None:
 
 
 def test_one_promise_runs_alone(run: Run) -> None:
-    """A promise is run by its node id, and the summary says that the others were not."""
+    """A promise is run by its node id, and the summary says that the others were not: that is no pass."""
     result = run(GOOD, arguments=("test_conformance.py::good::C2",))
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · 1/* passed (not run: C1, *"])
+    result.stdout.fnmatch_lines(
+        [
+            "acme: counters/1.0 L2 + load · 1/* passed (not run: C1, *",
+            f"incomplete: acme counters: {COUNT - 1} of {COUNT} promises were not run (deselected)",
+        ]
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("-k", "C2"), "{all_but_one} of {all} promises were not run (deselected)"),
+        (("-k", "C2", "-n", "1"), "{all_but_one} of {all} promises were not run (deselected)"),
+        (("--deselect", "test_conformance.py::good::C2"), "1 of {all} promises were not run (deselected)"),
+        (("-x", "test_a.py", "test_conformance.py"), "{all} of {all} promises were not run (not reached)"),
+        (
+            ("-x", "-k", "first or C2", "test_a.py", "test_conformance.py"),
+            "{all} of {all} promises were not run ({all_but_one} deselected, 1 not reached)",
+        ),
+    ],
+    ids=["chosen", "chosen for a worker", "deselected", "not reached", "both"],
+)
+def test_an_incomplete_run_is_never_green(
+    run: Run, pytester: pytest.Pytester, arguments: Sequence[str], left: str
+) -> None:
+    """However promises of a conformance were left out, the run fails and says how many, and why."""
+    pytester.makepyfile(test_a="def test_first(pytestconfig): assert 'test_a.py' not in pytestconfig.args")
+    result = run(GOOD, arguments=("--conformance-level", "L1", *arguments))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    count = len(promises_of("counters", "L1"))
+    result.stdout.fnmatch_lines([f"incomplete: acme counters: {left.format(all=count, all_but_one=count - 1)}"])
+
+
+def test_what_was_not_chosen_claims_nothing(run: Run, pytester: pytest.Pytester) -> None:
+    """Whoever runs a test of their own, or only collects, is not told that promises are missing."""
+    pytester.makepyfile(test_a="def test_mine(): pass")
+    for arguments in (("-k", "test_mine"), ("test_a.py",), ("--collect-only",), ("-k", "test_mine", "-n", "1")):
+        result = run(GOOD, arguments=arguments)
+        assert result.ret == pytest.ExitCode.OK
+        assert "incomplete" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("-k", "test_mine"), 1), (("--setup-only",), 1), (("-k", "nothing"), 1), (("--collect-only",), 0)],
+    ids=str,
+)
+def test_a_report_of_nothing_is_no_success(
+    run: Run, pytester: pytest.Pytester, arguments: tuple[str, ...], code: int
+) -> None:
+    """A report was asked for and nothing was judged: the run fails, says so, and leaves no earlier report there."""
+    pytester.makepyfile(test_a="def test_mine(): pass")
+    pytester.mkdir("made").joinpath("report.json").write_text("{}")
+    result = run(GOOD, arguments=("--conformance-report", "made", *arguments))
+    assert result.ret == code
+    assert ("no report: nothing was judged" in result.stdout.str()) == bool(code)
+    assert list(Path("made").iterdir()) == []
 
 
 def test_what_could_not_run_is_never_green(run: Run) -> None:
@@ -143,10 +204,26 @@ def test_what_could_not_run_is_never_green(run: Run) -> None:
 
 def test_known_failures_are_shown_and_do_not_fail(run: Run) -> None:
     """A declared failure is told with reason, link and date, and pytest stays green."""
-    result = run(BROKEN.replace("virtual_time=True", "virtual_time=True, known_failures=KNOWN"), arguments=("-k", "C6"))
+    function = """
+    class Few(Broken):
+        reset = property(lambda self: self._counters.reset)
+
+        async def record_many(self, counts, **more):
+            if isinstance(counts, list) and len(counts) >= 10_000:
+                raise OSError("too many")
+            await self._counters.record_many(counts, **more)
+
+    KNOWN = {"C7": KnownFailure("few at once", "https://example.org/7", "2026-11-02")}
+
+    @conform("counters", plugin="acme", virtual_time=True, known_failures=KNOWN)
+    async def few(space):
+        async with opened(space) as counters:
+            yield Few(counters)
+    """
+    result = run(function)
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
-        ["*known failure: C6*", "    C6 known failure: reset does nothing (https://example.org/6, 2026-11-02)"]
+        ["*known failure: C7*", "    C7 known failure: few at once (https://example.org/7, 2026-11-02)"]
     )
 
 
@@ -206,7 +283,8 @@ def test_wrong_use_is_refused(run: Run, function: str, message: str) -> None:
 def test_a_plugin_is_tested_by_name(run: Run) -> None:
     """`conform_plugin` opens every capability of an installed plugin, in real time."""
     result = run(
-        'test_it = __import__("deerflow_conformance").conform_plugin("inprocess")', arguments=("-k", "L0 or C2 or T5")
+        'test_it = __import__("deerflow_conformance").conform_plugin("inprocess")',
+        arguments=("--conformance-level", "L0"),
     )
     result.stdout.fnmatch_lines(
         ["inprocess: stream_bridge/*", "inprocess: memory/*", "inprocess: thread_index/*", "inprocess: counters/*"]
@@ -342,3 +420,59 @@ def test_reports_that_cannot_be_written_are_told_first(run: Run) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "--conformance-report: reports cannot hold reports" in result.stderr.str()
     assert Path("reports").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("second", "arguments", "code", "reason"),
+    [
+        ("start=lambda: 1 / 0", (), 1, "start= failed: ZeroDivisionError*"),
+        ("stop=lambda: 1 / 0", (), 1, "stop= failed: ZeroDivisionError*"),
+        ("start=lambda: exec('raise KeyboardInterrupt')", (), 2, ""),
+        ("start=lambda: __import__('os')._exit(0)", ("-n", "1"), 1, "worker 'gw0' crashed while running *other::L0'"),
+        ("stop=lambda: __import__('os')._exit(0)", ("-n", "1"), 1, "worker 'gw0' crashed while running *other::L0'"),
+    ],
+    ids=["no start", "no stop", "interrupted", "crashed", "crashed at the end"],
+)
+def test_a_report_leaves_nothing_out(run: Run, second: str, arguments: tuple[str, ...], code: int, reason: str) -> None:
+    """A capability of which nothing came is in the report, with what went wrong, and the report is not conformant."""
+    other = GOOD.replace("good", "other").replace("acme", "other").replace("virtual_time=True", second)
+    result = run(GOOD, other, arguments=("--conformance-level", "L0", "--conformance-report", "made", *arguments))
+    assert result.ret == code
+    report = read_report(Path("made/report.json"))
+    assert [(part.backend, part.verdict.exit) for part in report.parts] == [("acme", 0), ("other", 3)]
+    found = report.parts[1].verdict.results
+    assert [one.state for one in found] == [State.COULD_NOT_RUN] * bool(reason)
+    assert all(fnmatch.fnmatchcase(one.reason, reason) for one in found)
+
+
+def test_a_report_waits_for_what_cannot_be_collected(run: Run, pytester: pytest.Pytester) -> None:
+    """Nobody knows what a file that does not import conforms: a report without it would claim too much."""
+    pytester.makepyfile(test_a="import nothing_such")
+    arguments = ("--conformance-report", "made", "--continue-on-collection-errors", "--conformance-level", "L0")
+    result = run(GOOD, arguments=arguments)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["no report: what could not be collected would be missing from it"])
+    assert list(Path("made").iterdir()) == []
+
+
+def test_ordinary_tests_are_not_in_the_report(run: Run, pytester: pytest.Pytester) -> None:
+    """The report tells of the backend alone, also where the run fails for another reason."""
+    pytester.makepyfile(test_a="def test_mine(): assert 0")
+    result = run(GOOD, arguments=("--conformance-report", "made", "--conformance-level", "L0"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert read_report(Path("made/report.json")).exit == 0
+
+
+def test_what_is_judged_twice_counts_once(run: Run) -> None:
+    """Where a file is given twice the worse result of each promise counts."""
+    function = BROKEN.replace("opened(space) as counters:", "opened(space) as counters:\n            calls.append(1)")
+    function = function.replace("Broken(counters)", "counters if len(calls) > 2 else Broken(counters)")
+    once = run("calls = []", function, arguments=("--conformance-level", "L1"))
+    result = run(
+        "calls = []",
+        function,
+        arguments=("--conformance-level", "L1", "test_conformance.py", "test_conformance.py", "--keep-duplicates"),
+    )
+    lines = [[line for line in one.outlines if line.startswith("acme: ")] for one in (once, result)]
+    assert lines[0] == lines[1]
+    assert "failed" not in lines[0][0]

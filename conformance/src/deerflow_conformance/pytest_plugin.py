@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from deerflow_conformance.promises import CAPABILITIES, EVERYTHING, HARNESS, LEVELS, promises_of
-from deerflow_conformance.results import BrokenUse, Result, State, Verdict
+from deerflow_conformance.promises import EVERYTHING, LEVELS
+from deerflow_conformance.pytest_summary import Claim, Forwarder, Summary, asked_of
+from deerflow_conformance.results import BrokenUse, Result, State
 from deerflow_conformance.texts import result_text
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _KIT: Final = "deerflow_conformance.conformances"
 _LEVEL_HELP: Final = "up to this level; without it, or with 'load', the highest that applies, and load"
 
 _collected = pytest.StashKey[dict[tuple[str, str], str]]()
+_summary = pytest.StashKey[Forwarder | Summary]()
 
 #: How the states that pytest does not know show: word, letter, long word.
 _SHOWN: Final = {
@@ -53,17 +54,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if not 0 < budget < math.inf:
         raise pytest.UsageError(f"--conformance-budget must be more than 0 and finite, not {budget}")
     config.stash[_collected] = {}
-    folder = config.getoption("conformance_report")
+    summary: Forwarder | Summary
     if hasattr(config, "workerinput"):
-        folder = None  # the process that reports writes them
-    if folder is not None:
-        from deerflow_conformance.reports import prepare  # noqa: PLC0415  # loads templates, which few runs need
+        summary = Forwarder()
+    else:
+        folder = config.getoption("conformance_report")
+        if folder is not None:
+            from deerflow_conformance.reports import prepare  # noqa: PLC0415  # loads templates, which few runs need
 
-        try:
-            prepare(folder)
-        except BrokenUse as error:
-            raise pytest.UsageError(f"--conformance-report: {error}") from None
-    config.pluginmanager.register(Summary(folder), "deerflow_conformance_summary")
+            try:
+                prepare(folder)
+            except BrokenUse as error:
+                raise pytest.UsageError(f"--conformance-report: {error}") from None
+        summary = Summary(folder, config.getoption("conformance_level"))
+    config.stash[_summary] = summary
+    config.pluginmanager.register(summary, "deerflow_conformance_summary")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -77,6 +82,19 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     if isinstance(obj, kit.PluginConformance):
         return PluginCollector.from_parent(collector, name=name, plugin_conformance=obj)
     return None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note what is to be judged, so that nothing of it can be lost."""
+    if session.config.getoption("collectonly") or session.config.getoption("setuponly", False):
+        return
+    claims: dict[str, Claim] = {}
+    for item in session.items:
+        if isinstance(item, PromiseItem):
+            conformance = item.parent.conformance
+            empty: Claim = {"plugin": conformance.plugin, "capability": conformance.capability, "items": {}}
+            claims.setdefault(item.parent.nodeid, empty)["items"][item.nodeid] = item.name
+    session.config.stash[_summary].claim(claims)
 
 
 class PluginCollector(pytest.Collector):
@@ -110,11 +128,7 @@ class ConformanceCollector(pytest.Collector):
         first = self.config.stash[_collected].setdefault(key, self.nodeid)
         if first != self.nodeid:
             raise self.CollectError(f"{key[1]} of {key[0]!r} is given twice: by {first} and by {self.nodeid}")
-        level = self.config.getoption("conformance_level")
-        numbers = [HARNESS.number]
-        if level != "L0":
-            numbers += [promise.number for promise in promises_of(self.conformance.capability, level)]
-        for number in numbers:
+        for number in asked_of(self.conformance.capability, self.config.getoption("conformance_level")):
             yield PromiseItem.from_parent(self, name=number)
 
     def setup(self) -> None:
@@ -134,8 +148,12 @@ class ConformanceCollector(pytest.Collector):
 
     def teardown(self) -> None:
         """End everything that the checks started, and the server."""
-        if self._run is not None:
+        if self._run is None:
+            return
+        try:
             self._run.close()
+        except BrokenUse as error:
+            pytest.fail(str(error), pytrace=False)
 
     def judge(self, number: str) -> Result:
         """Return what comes of one promise."""
@@ -148,11 +166,8 @@ class ConformanceCollector(pytest.Collector):
         return scrubbed(self._run.judge(number), secrets)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the items have in common, fit for other processes."""
+        """Return what the run has found out about the backend, fit for other processes."""
         return {
-            "level": self.config.getoption("conformance_level"),
-            "plugin": self.conformance.plugin,
-            "capability": self.conformance.capability,
             "reach": None if self._run is None else self._run.verdict.reach,
             "server": None if self._run is None else self._run.server,
         }
@@ -195,104 +210,17 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the result into the report, which travels between processes where the item does not."""
     report = yield
-    if not isinstance(item, PromiseItem):
-        return report
-    skipped = report.when == "setup" and report.skipped  # by a mark, not by the kit
-    if skipped:
-        reason = f"it was skipped: {call.excinfo.value}" if call.excinfo else "it was skipped"
-        item.result = Result(item.name, item.parent.conformance.capability, State.COULD_NOT_RUN, reason)
-    if item.result is not None and (skipped or report.when == "call"):
-        report.__dict__["conformance"] = {**item.parent.facts(), "result": item.result.as_json()}
+    if isinstance(item, PromiseItem):
+        result = item.result if call.when == "call" else None
+        report.__dict__["conformance"] = {**item.parent.facts(), "result": result and result.as_json()}
     return report
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Show the states that pytest has no words for."""
+    """Show the states that pytest has no words for; what a mark skips could not run."""
     conformance = getattr(report, "conformance", None)
-    return _SHOWN.get(conformance["result"]["state"]) if conformance else None
-
-
-@dataclass
-class Judged:
-    """What came of one conformance so far, in the process that reports.
-
-    Attributes:
-        facts: What `ConformanceCollector.facts` said last.
-        results: One for each promise.
-    """
-
-    facts: dict[str, Any]
-    results: list[Result] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the results amount to, in the order in which one process judges."""
-        capability = self.facts["capability"]
-        order = [HARNESS.number, *(promise.number for promise in promises_of(capability))]
-        results = sorted(self.results, key=lambda one: order.index(one.number))
-        return Verdict(capability, self.facts["level"], tuple(results), self.facts["reach"])
-
-
-class Summary:
-    """Sums up what was judged, in the process that reports; with a *folder*, in reports too."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._judged: dict[str, Judged] = {}
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the result out of a report."""
-        conformance = getattr(report, "conformance", None)
-        if conformance:
-            result = Result.from_json(conformance["result"])
-            judged = self._judged.setdefault(report.nodeid.rpartition("::")[0], Judged(conformance))
-            judged.facts = conformance if conformance["reach"] else judged.facts
-            judged.results.append(result)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports; exit 1 if something could not run, or failed where that was expected.
-
-        pytest takes the one for skipped and the other for passed. Without any result there is nothing to report.
-        """
-        states = {result.state for judged in self._judged.values() for result in judged.results}
-        if states & {State.COULD_NOT_RUN, State.FAILED} and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self._folder is not None and self._judged:
-            self._write_reports(self._folder, session.config)
-
-    def _write_reports(self, folder: Path, config: pytest.Config) -> None:
-        from deerflow_conformance.reports import FileSource, part_of, report_of, write_reports  # noqa: PLC0415
-
-        parts = []
-        for node, judged in self._in_order():
-            file, _, function = node.partition("::")
-            source = FileSource(file, function.partition("::")[0])
-            parts.append(part_of(judged.facts["plugin"], source, judged.verdict, server=judged.facts["server"]))
-        level = config.getoption("conformance_level")
-        seed, budget = (config.getoption(f"conformance_{name}") for name in ("seed", "budget"))
-        report = report_of(parts, seed=seed, budget=budget, asked=None if level == EVERYTHING else level)
-        write_reports(folder, report)
-
-    def _in_order(self) -> list[tuple[str, Judged]]:
-        """Return them by plugin and in the order of the contract, whatever order other processes ended in."""
-        key = {
-            node: (one.facts["plugin"], CAPABILITIES.index(one.facts["capability"]))
-            for node, one in self._judged.items()
-        }
-        return sorted(self._judged.items(), key=lambda one: key[one[0]])
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write one line a capability, and one for every promise that neither passed nor failed."""
-        if not self._judged:
-            return
-        terminalreporter.section("conformance")
-        for _, judged in self._in_order():
-            terminalreporter.write_line(f"{judged.facts['plugin']}: {judged.verdict.line()}")
-            for result in judged.verdict.results:
-                if result.state is not State.FAILED and result.reason:
-                    part = "in part not applicable" if result.state is State.PASSED else result.state
-                    terminalreporter.write_line(f"    {result.number} {part}: {result.reason}")
-        if self._folder is not None:
-            terminalreporter.write_line(f"reports: {self._folder / 'report.html'}, report.json, junit.xml, badge.svg")
+    if conformance is None or not report.skipped:
+        return None
+    result = conformance["result"]
+    return _SHOWN.get(State.COULD_NOT_RUN if result is None else result["state"])
