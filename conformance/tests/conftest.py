@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 #: What an author writes, for counters that work.
 CONFORMED = """
 from deerflow_backends import inprocess
-from deerflow_conformance import conform
+from deerflow_conformance import conform, conform_plugin
 
 
 @conform("counters", plugin="acme", virtual_time=True)
@@ -79,6 +80,50 @@ def deerflow_counters(connection, options):
 """
 
 
+#: What makes that plugin useless: a piece of it, what stands there instead, and what is to be said of it.
+USELESS_PLUGINS = {
+    "its hook exits": ("return AcmeSettings", "raise SystemExit(0)", "'acme' is broken: it raised SystemExit: 0"),
+    "its settings exit": (
+        "refuses: bool = False",
+        "refuses: bool = False\n\n    def model_post_init(self, context):\n        raise SystemExit(0)",
+        "'acme' is broken: it raised SystemExit: 0",
+    ),
+    "its settings fail": (
+        "refuses: bool = False",
+        "refuses: bool = False\n\n    def model_post_init(self, context):\n        raise KeyError('region')",
+        "'acme' is broken: it raised KeyError: 'region'",
+    ),
+    "it offers nothing": (
+        "def deerflow_counters",
+        "def deerflow_check(connection): ...\n\n\ndef _",
+        "offers no capability",
+    ),
+}
+
+#: What loses a conformance on the way from where it is made to where it would be run, and what is to be said of it.
+LOSSES = {
+    "its name is taken": (f"{CONFORMED}\n\ndef counters(): ...\n", ":6: counters (counters of 'acme') would never run"),
+    "it has no name": (f"{CONFORMED}\n\nconform_plugin('a')\n", ":15: conform_plugin('a') would never run"),
+    "its name is taken by another": (
+        f"{CONFORMED}\n\nit = conform_plugin('a')\nit = conform_plugin('b')\n",
+        ":15: conform_plugin('a') would never run",
+    ),
+    "a loop takes its name": (
+        "for name in ('one', 'two'):\n"
+        + textwrap.indent(CONFORMED.replace('"acme", virtual', "name, virtual"), "    "),
+        ":7: counters (counters of 'one') would never run",
+    ),
+    "it is in a class": (
+        "class TestAcme:\n" + textwrap.indent(CONFORMED, "    "),
+        ":7: counters (counters of 'acme') would never run",
+    ),
+    "a function keeps it": (
+        f"{CONFORMED}\n\ndef make():\n    conform_plugin('a')\n\n\nmake()\n",
+        ":19: conform_plugin('a') would never run",
+    ),
+}
+
+
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
     """A folder in which the plugin `acme` is installed."""
@@ -90,6 +135,21 @@ def acme(tmp_path: Path) -> Path:
     (metadata / "entry_points.txt").write_text("[deerflow_backends]\nacme = acme_plugin\n")
     (folder / "acme_plugin.py").write_text(ACME)
     return folder
+
+
+@pytest.fixture(params=list(USELESS_PLUGINS), ids=list(USELESS_PLUGINS))
+def useless(request: pytest.FixtureRequest, acme: Path) -> str:
+    """Make the plugin in the folder `acme` useless, and return what is to be said of it."""
+    old, new, message = USELESS_PLUGINS[request.param]
+    plugin = acme / "acme_plugin.py"
+    plugin.write_text(plugin.read_text().replace(old, new))
+    return message
+
+
+@pytest.fixture(params=list(LOSSES), ids=list(LOSSES))
+def loss(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return a file that loses something that it conforms, and what is to be said of it."""
+    return LOSSES[request.param]
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_a_defect_of_the_kit_is_4_and_no_report(command: Command, tmp_path: Path
         (("run", "sqlite", "--set", "pth=x"), "pth"),
         (("run", "test_empty.py"), "test_empty.py conforms nothing"),
         (("run", "test_exits.py"), "test_exits.py cannot be imported: SystemExit: 0"),
+        (("run", "test_skips.py"), "test_skips.py cannot be imported: Skipped: could not import 'nothing_such'"),
         (("run", "inprocess", "--report", "test_empty.py/x"), "test_empty.py/x cannot hold reports"),
         (("matrix", "test_empty.py"), "test_empty.py: the report: Invalid JSON"),
         (("verify", "absent.json"), "absent.json: No such file"),
@@ -82,11 +83,29 @@ def test_misuse_is_2(command: Command, tmp_path: Path, arguments: Sequence[str],
     """A command that cannot be run as it is says what is wrong, on stderr, without a traceback, and runs nothing."""
     (tmp_path / "test_empty.py").write_text("x = 1\n")
     (tmp_path / "test_exits.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "test_skips.py").write_text("import pytest\npytest.importorskip('nothing_such')\n")
     done = command(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_useless_plugin_is_2(command: Command, acme: Path, useless: str) -> None:
+    """A plugin that exits, fails or offers nothing before it is tested is named, and is no success."""
+    done = command("run", "acme", "--set", "url=x", PYTHONPATH=str(acme))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert useless in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_lost_is_2(command: Command, tmp_path: Path, loss: tuple[str, str]) -> None:
+    """What a file conforms and then loses is told with its place, and nothing of the file is run."""
+    text, message = loss
+    (tmp_path / "test_lost.py").write_text(text)
+    done = command("run", "test_lost.py::counters", "--level", "L0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"test_lost.py{message}: give it a name of its own" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("promises",), ("run", "inprocess", "--level", "L0")], ids=str)

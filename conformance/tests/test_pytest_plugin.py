@@ -280,6 +280,35 @@ def test_wrong_use_is_refused(run: Run, function: str, message: str) -> None:
     result.stdout.fnmatch_lines([f"*{message}*"])
 
 
+def test_what_is_lost_is_refused(pytester: pytest.Pytester, loss: tuple[str, str]) -> None:
+    """What a module conforms and then loses is an error of its collection, which tells the place."""
+    text, message = loss
+    pytester.path.joinpath("test_lost.py").write_text(f"{text}\ndef test_mine(): ...\n")
+    result = pytester.runpytest("--conformance-level", "L0")
+    assert result.ret == 2
+    assert f"test_lost.py{message}: give it a name of its own" in result.stdout.str()
+
+
+def test_a_function_may_make_several(pytester: pytest.Pytester, authors_files: Path) -> None:
+    """What one function makes is not lost as long as each has a name, also where the module is loaded again."""
+    conformed = authors_files.joinpath("test_conformed.py").read_text().replace('"acme", virtual', "name, virtual")
+    made = f"def make(name):{textwrap.indent(conformed, '    ')}    return counters"
+    pytester.makepyfile(test_made=f"{made}\n\n\none, two = make('one'), make('two')\n")
+    pytester.makepyfile(test_again="import importlib, test_made\nimportlib.reload(test_made)\nfrom test_made import *")
+    for path in ("test_made.py", "test_again.py"):
+        result = pytester.runpytest("--conformance-level", "L0", path)
+        result.stdout.fnmatch_lines(["one: counters/1.0 L0 · passed", "two: counters/1.0 L0 · passed"])
+        assert result.ret == pytest.ExitCode.OK
+
+
+def test_a_useless_plugin_is_refused(run: Run, acme: Path, monkeypatch: pytest.MonkeyPatch, useless: str) -> None:
+    """A plugin that exits, fails or offers nothing before it is tested stops the collection."""
+    monkeypatch.syspath_prepend(acme)
+    result = run('test_it = __import__("deerflow_conformance").conform_plugin("acme", connection={"url": "x"})')
+    assert result.ret == 2
+    assert useless in result.stdout.str()
+
+
 def test_a_plugin_is_tested_by_name(run: Run) -> None:
     """`conform_plugin` opens every capability of an installed plugin, in real time."""
     result = run(

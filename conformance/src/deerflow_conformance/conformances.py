@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deerflow_backends.errors import ConfigError, PluginError
 from deerflow_conformance.promises import CAPABILITIES, PROMISES, Capability
 from deerflow_conformance.results import BrokenUse, KnownFailure
 from deerflow_conformance.spaces import Space
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 Opening: TypeAlias = Callable[[Space], AsyncIterator[Any]]
 Switch: TypeAlias = Callable[[], Awaitable[None] | None]
 Told: TypeAlias = Callable[[], Awaitable[str | None] | str | None]
 Owned: TypeAlias = Callable[[Space], Awaitable[int] | int]
 
-#: Where a module keeps the names it has conformed, to notice a second one.
+#: Where a module keeps what it has conformed, to notice what is given twice or lost.
 _REGISTER = "__deerflow_conformance__"
 
 
@@ -78,6 +82,11 @@ class Conformance:
     work: Callable[[], int] | None = None
     virtual_time: bool = False
     known_failures: Mapping[str, KnownFailure] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.name} ({self.capability} of {self.plugin!r})"
 
     def open(self, space: Space) -> AbstractAsyncContextManager[Any]:
         """Open the capability on *space*."""
@@ -167,16 +176,50 @@ def _check_failures(failures: Mapping[str, object], capability: str) -> None:
 
 def _register(module: dict[str, Any], conformance: Conformance) -> None:
     """Remember *conformance* in its module, where a second one would silently replace it."""
-    known: list[Conformance] = module.setdefault(_REGISTER, [])
-    # The same line again is the module executed again, not a second function.
-    known[:] = [one for one in known if one.line != conformance.line]
-    for one in known:
+    given = _given(module)
+    for one in given:
+        if isinstance(one, PluginConformance) or one.line == conformance.line:
+            continue  # the same line again is a loop or a function that makes them: `refuse_lost` sees if one is lost
         where = f"lines {one.line} and {conformance.line} of {module.get('__file__', 'this module')}"
         if one.name == conformance.name:
             raise BrokenUse(f"two functions are named {one.name!r} ({where}): the second would hide the first")
         if (one.plugin, one.capability) == (conformance.plugin, conformance.capability):
             raise BrokenUse(f"{one.capability} of {one.plugin!r} is given twice ({where})")
-    known.append(conformance)
+    given.append(conformance)
+
+
+def _given(module: dict[str, Any]) -> list[Conformance | PluginConformance]:
+    """Return what *module* has conformed so far; one that is loaded again, with a new spec, begins anew."""
+    spec: Any = module.get("__spec__")
+    known: tuple[Any, list[Conformance | PluginConformance]] | None = module.get(_REGISTER)
+    if known is None or known[0] is not spec:
+        known = module[_REGISTER] = spec, []
+    return known[1]
+
+
+def refuse_lost(module: dict[str, Any]) -> None:
+    """Refuse a module that conforms something which no name at its level holds, since nobody would run that.
+
+    Args:
+        module: Its names, after it was imported.
+
+    Raises:
+        BrokenUse: There is such a thing; the message has a line for each.
+    """
+    held = set(map(id, module.values()))
+    lost = [one for one in _given(module) if id(one) not in held]
+    if lost:
+        why = "would never run: give it a name of its own at the level of the module, which nothing else takes"
+        file = module.get("__file__", "this module")
+        raise BrokenUse("\n".join(f"{file}:{one.line}: {one.label} {why}" for one in lost))
+
+
+def _module_frame() -> FrameType | None:
+    """Return where the module that is being imported has come to, if one is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,12 +229,18 @@ class PluginConformance:
     plugin: str
     connection: Mapping[str, Any] = field(repr=False)
     known_failures: Mapping[str, Mapping[str, KnownFailure]]
+    line: int = 0
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"conform_plugin({self.plugin!r})"
 
     def conformances(self) -> list[Conformance]:
         """Load the plugin and return its capabilities.
 
         Raises:
-            BrokenUse: It is not installed or broken, or a setting is bad.
+            BrokenUse: It is not installed or broken, offers nothing, or a setting is bad.
         """
         from deerflow_conformance import plugin_opening  # noqa: PLC0415  # loads pydantic, which @conform does not need
 
@@ -199,6 +248,14 @@ class PluginConformance:
             offered = plugin_opening.offered(self.plugin, self.connection)
         except (PluginError, ConfigError) as error:
             raise BrokenUse(str(error)) from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a hook or a validator that exits, or skips a test, would pass for a success
+            raise BrokenUse(
+                f"the backend {self.plugin!r} is broken: it raised {type(error).__name__}: {error}"
+            ) from error
+        if not offered:
+            raise BrokenUse(f"the backend {self.plugin!r} offers no capability, so there is nothing to test")
         return [
             Conformance(
                 capability,
@@ -238,4 +295,8 @@ def conform_plugin(
     failures = known_failures or {}
     for capability, by_number in failures.items():
         _check_failures(by_number, capability)
-    return PluginConformance(plugin, settings, failures)
+    frame = _module_frame()
+    conformance = PluginConformance(plugin, settings, failures, 0 if frame is None else frame.f_lineno)
+    if frame is not None:
+        _given(frame.f_globals).append(conformance)
+    return conformance

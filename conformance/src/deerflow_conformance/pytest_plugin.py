@@ -84,6 +84,21 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     return None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let a module fail that conforms something which it does not hold: pytest would not see it."""
+    report = yield
+    kit = sys.modules.get(_KIT)
+    if kit is not None and isinstance(collector, pytest.Module) and report.passed:
+        try:
+            kit.refuse_lost(vars(collector.obj))
+        except BrokenUse as error:
+            report.outcome, report.longrepr, report.result = "failed", str(error), []
+    return report
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note what is to be judged, so that nothing of it can be lost."""
     if session.config.getoption("collectonly") or session.config.getoption("setuponly", False):

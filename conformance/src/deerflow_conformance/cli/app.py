@@ -213,7 +213,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _abandon_stdout()  # whoever read has seen enough
         return Exit.INCOMPLETE
-    except Exception as error:
+    except BaseException as error:  # nothing that a backend raises ends the command with another code, such as 0
         if isinstance(error, OSError) and error.errno in _FULL:
             _abandon_stdout()
             print_errors([f"{error.filename or 'the output'} cannot be written: {error.strerror}"])

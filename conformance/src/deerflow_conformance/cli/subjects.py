@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Final
 
 from deerflow_backends.distributions import offers
-from deerflow_conformance.conformances import Conformance, PluginConformance, conform_plugin
+from deerflow_conformance.conformances import Conformance, PluginConformance, conform_plugin, refuse_lost
 from deerflow_conformance.reports.model import FileSource, PluginSource, Source
 from deerflow_conformance.reports.texts import secrets_in, shown_settings
 from deerflow_conformance.results import BrokenUse
@@ -93,6 +93,7 @@ def _is_folder(path: str) -> str:
 
 def _in_file(path: str, function: str) -> Iterator[Subject]:
     names = vars(_imported(Path(path)))
+    refuse_lost(names)
     found = {name: one for name, one in names.items() if isinstance(one, Conformance | PluginConformance)}
     if not found:
         raise BrokenUse(f"{path} conforms nothing: there is no @conform function and no conform_plugin() in it")
@@ -146,11 +147,10 @@ def _imported(path: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    except BrokenUse:
+    except BaseException as error:  # also one that exits, or skips itself as a test
         sys.modules.pop(name, None)
-        raise
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
+        if isinstance(error, BrokenUse | KeyboardInterrupt):
+            raise
         raise BrokenUse(f"{path} cannot be imported: {_cause(error, path)}") from error
     return module
 
