@@ -301,6 +301,45 @@ def test_a_function_may_make_several(pytester: pytest.Pytester, authors_files: P
         assert result.ret == pytest.ExitCode.OK
 
 
+@pytest.mark.parametrize("by_name", [False, True], ids=["by function", "by name"])
+@pytest.mark.parametrize("options", [("-p", "no:deerflow_conformance"), ()], ids=["blocked", "not looked for"])
+def test_without_the_plugin_nothing_is_green(
+    pytester: pytest.Pytester,
+    authors_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    by_name: bool,
+) -> None:
+    """Where pytest would not see a conformance its file cannot be collected, and the remedy that it tells works."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "" if options else "1")
+    text = authors_files.joinpath("test_conformed.py").read_text()
+    if by_name:
+        text = 'from deerflow_conformance import conform_plugin\nit = conform_plugin("inprocess")\n'
+    pytester.makepyfile(test_it=f"{text}\ndef test_mine(): ...\n")
+    result = pytester.runpytest_subprocess(*options)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*BrokenUse: *give it -p deerflow_conformance.pytest_plugin, *"])
+    remedy = ("-p", "deerflow_conformance.pytest_plugin", "--conformance-level", "L0")
+    assert pytester.runpytest_subprocess(*options, *remedy).ret == 0
+
+
+def test_without_the_plugin_the_kit_can_be_imported(pytester: pytest.Pytester, authors_files: Path) -> None:
+    """A test may use the kit itself, and the command, also where pytest does not know of it."""
+    text = """
+    from deerflow_conformance import conform_plugin, reference
+
+    def test_mine():
+        from test_conformed import counters
+        from deerflow_conformance.cli import main
+        assert len(conform_plugin("inprocess").conformances()) == 4
+        assert main(["run", "inprocess", "--only", "counters", "--level", "L0"]) == 0
+        assert main(["run", "test_conformed.py", "--level", "L0"]) == 0
+    """
+    pytester.makepyfile(test_it=text, test_conformed=authors_files.joinpath("test_conformed.py").read_text())
+    result = pytester.runpytest_subprocess("-p", "no:deerflow_conformance", "test_it.py")
+    result.assert_outcomes(passed=1)
+
+
 def test_a_useless_plugin_is_refused(run: Run, acme: Path, monkeypatch: pytest.MonkeyPatch, useless: str) -> None:
     """A plugin that exits, fails or offers nothing before it is tested stops the collection."""
     monkeypatch.syspath_prepend(acme)

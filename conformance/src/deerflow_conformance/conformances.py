@@ -24,6 +24,8 @@ Owned: TypeAlias = Callable[[Space], Awaitable[int] | int]
 
 #: Where a module keeps what it has conformed, to notice what is given twice or lost.
 _REGISTER = "__deerflow_conformance__"
+#: What makes pytest see that; loaded only by pytest.
+_PYTEST_PLUGIN = "deerflow_conformance.pytest_plugin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ def conform(
 
     Raises:
         BrokenUse: No such capability or promise, no async generator function, a name or capability given twice,
-            *start* without *stop*, *durable* without both, or a known failure that is no `KnownFailure`.
+            *start* without *stop*, *durable* without both, a known failure that is no `KnownFailure`, or pytest runs
+            without the kit's plugin.
     """
     if start is not None and stop is None:
         raise BrokenUse("start= needs stop=: give what ends the server, best by SIGKILL, to try a restart")
@@ -140,6 +143,8 @@ def conform(
     _check_failures(failures, known)
 
     def decorate(function: Opening) -> Conformance:
+        if not str(function.__module__).startswith(f"{__package__}."):  # a test file may import the kit's own ones
+            _refuse_to_be_missed()
         name, code = getattr(function, "__name__", ""), getattr(function, "__code__", None)
         if code is None or not code.co_flags & 0x200:  # CO_ASYNC_GENERATOR
             raise BrokenUse(f"{name or function!r} must be an async generator function: 'async def' with one 'yield'")
@@ -214,6 +219,22 @@ def refuse_lost(module: dict[str, Any]) -> None:
         raise BrokenUse("\n".join(f"{file}:{one.line}: {one.label} {why}" for one in lost))
 
 
+def _refuse_to_be_missed() -> None:
+    """Refuse to be called while pytest imports a test file without the kit's plugin: it would run none of it.
+
+    Raises:
+        BrokenUse: That is so.
+    """
+    frame: FrameType | None = None if _PYTEST_PLUGIN in sys.modules else sys._getframe(1)
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("_pytest.python", "importtestmodule"):
+            raise BrokenUse(
+                "pytest runs without the plugin of deerflow-conformance and would leave this out: "
+                f"give it -p {_PYTEST_PLUGIN}, or do without PYTEST_DISABLE_PLUGIN_AUTOLOAD or -p no:..."
+            )
+        frame = frame.f_back
+
+
 def _module_frame() -> FrameType | None:
     """Return where the module that is being imported has come to, if one is."""
     frame: FrameType | None = sys._getframe(1)
@@ -286,8 +307,10 @@ def conform_plugin(
         known_failures: Failures that are tracked, by capability and promise number.
 
     Raises:
-        BrokenUse: *connection* sets a namespace or a timeout, or *known_failures* is wrong as in `conform`.
+        BrokenUse: *connection* sets a namespace or a timeout, *known_failures* is wrong as in `conform`, or pytest runs
+            without the kit's plugin.
     """
+    _refuse_to_be_missed()
     settings = dict(connection or {})
     for name in ("namespace", "timeout_seconds", "publish_timeout_seconds"):
         if name in settings:
