@@ -91,6 +91,17 @@ def test_misuse_is_2(command: Command, tmp_path: Path, arguments: Sequence[str],
     assert done.stdout == ""
 
 
+def test_a_backend_that_ends_the_process_is_1(command: Command, tmp_path: Path) -> None:
+    """It does not choose the exit code, leaves no report, and is told; a process that it has forked may exit."""
+    text = tmp_path.joinpath("test_broken.py").read_text().replace("    pass", "    os._exit(0)")
+    forks = "pid = os.fork() or os._exit(7)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+    tmp_path.joinpath("test_ends.py").write_text(f"import os\n{text}\n{forks}")
+    done = command("run", "test_ends.py", "-k", "C6", *QUICK, "--report", "made")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the backend ended the process with os._exit(0), so there is no verdict" in done.stderr
+    assert written(tmp_path / "made") == ()
+
+
 def test_a_useless_plugin_is_2(command: Command, acme: Path, useless: str) -> None:
     """A plugin that exits, fails or offers nothing before it is tested is named, and is no success."""
     done = command("run", "acme", "--set", "url=x", PYTHONPATH=str(acme))

@@ -8,10 +8,11 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, NoReturn, TypeAlias
 
 import typer
 
@@ -204,7 +205,8 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no error
     try:
         action = app(list(arguments), prog_name="deerflow-conformance", standalone_mode=False)
-        return int(action()) if callable(action) else int(action or 0)
+        with _exits_failing():
+            return int(action()) if callable(action) else int(action or 0)
     except BrokenUse as error:
         print_errors(str(error).splitlines())
         return Exit.BROKEN
@@ -227,3 +229,21 @@ def run(arguments: Sequence[str]) -> int:
         traceback.print_exc()
         remark("deerflow-conformance: this is a defect of the kit, please report it")
         return Exit.KIT_DEFECT
+
+
+@contextmanager
+def _exits_failing() -> Iterator[None]:
+    """Let ``os._exit`` in this process end it as a failure: a backend that exits must not choose the exit code."""
+    real, ours = os._exit, os.getpid()
+
+    def exit_failing(status: int) -> NoReturn:
+        if os.getpid() == ours:  # a process that the backend has forked may exit as it likes
+            print_errors([f"the backend ended the process with os._exit({status}), so there is no verdict"])
+            status = Exit.NOT_CONFORMANT
+        real(status)
+
+    os._exit = exit_failing
+    try:
+        yield
+    finally:
+        os._exit = real
