@@ -289,6 +289,13 @@ def test_what_is_lost_is_refused(pytester: pytest.Pytester, loss: tuple[str, str
     assert f"test_lost.py{message}: give it a name of its own" in result.stdout.str()
 
 
+def test_doctests_are_left_alone(run: Run, pytester: pytest.Pytester) -> None:
+    """Texts and modules with doctests are collected beside a conformance."""
+    pytester.maketxtfile(test_text=">>> 1 + 1\n2\n")
+    result = run(GOOD, arguments=("--doctest-modules", "--conformance-level", "L0"))
+    result.assert_outcomes(passed=2)
+
+
 def test_a_function_may_make_several(pytester: pytest.Pytester, authors_files: Path) -> None:
     """What one function makes is not lost as long as each has a name, also where the module is loaded again."""
     conformed = authors_files.joinpath("test_conformed.py").read_text().replace('"acme", virtual', "name, virtual")

@@ -212,7 +212,7 @@ def refuse_lost(module: dict[str, Any]) -> None:
         BrokenUse: There is such a thing; the message has a line for each.
     """
     held = set(map(id, module.values()))
-    lost = [one for one in _given(module) if id(one) not in held]
+    lost = [one for one in (_given(module) if _REGISTER in module else ()) if id(one) not in held]
     if lost:
         why = "would never run: give it a name of its own at the level of the module, which nothing else takes"
         file = module.get("__file__", "this module")

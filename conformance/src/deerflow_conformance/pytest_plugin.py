@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -91,9 +92,10 @@ def pytest_make_collect_report(
     """Let a module fail that conforms something which it does not hold: pytest would not see it."""
     report = yield
     kit = sys.modules.get(_KIT)
-    if kit is not None and isinstance(collector, pytest.Module) and report.passed:
+    module = collector.obj if isinstance(collector, pytest.Module) and report.passed else None
+    if kit is not None and isinstance(module, ModuleType):  # a text of doctests is a Module without one
         try:
-            kit.refuse_lost(vars(collector.obj))
+            kit.refuse_lost(vars(module))
         except BrokenUse as error:
             report.outcome, report.longrepr, report.result = "failed", str(error), []
     return report
