@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import gaierror
 from typing import Final
 
 from redis.exceptions import (
@@ -72,6 +73,10 @@ _FORBIDDEN: Final = ("NOPERM", "ACL failure", "The user executing the script can
 _REFUSED: Final = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
 _CUT: Final = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 
+#: What the system says where no connection comes about: nobody listens, or there is no such host or socket. The driver
+#: raises its own while it handles these.
+_NO_WAY: Final = (ConnectionRefusedError, FileNotFoundError, gaierror)
+
 
 def code_of(error: BaseException) -> str:
     """Return the word that a server's error begins with, such as ``MOVED``."""
@@ -107,13 +112,14 @@ def is_passing(error: BaseException) -> bool:
 
 
 def unavailable(cause: BaseException | None, where: str, *, maybe_written: bool) -> BackendUnavailable:
-    """Say that no answer came in time, and what was the last that was heard."""
+    """Say that no answer came in time, or nobody was there, and what was the last that was heard."""
     if cause is None:
         said = "no answer in time"
     elif is_passing(cause):
         said = _PASSING[code_of(cause)]
     else:
-        said = f"no answer in time ({str(cause) or type(cause).__name__})"
+        what = "it cannot be reached" if isinstance(cause.__context__, _NO_WAY) else "no answer in time"
+        said = f"{what} ({str(cause) or type(cause).__name__})"
     written = "; the write may have happened" if maybe_written else ""
     error = BackendUnavailable(f"{where}: {said}{written}", maybe_written=maybe_written)
     error.__cause__ = cause
