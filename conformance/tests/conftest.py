@@ -46,9 +46,10 @@ checks._registry["C6"] = []
 #: Counters that forget what is recorded, which the harness check notices.
 USELESS = BROKEN.replace(".reset", ".record")
 
-#: A plugin that others could install, whose server says too much when it refuses.
+#: A plugin that others could install, which says too much when it is told to fail.
 ACME = """
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -57,7 +58,11 @@ from deerflow_backends import BackendUnavailable, ConnectionSettings, hookimpl, 
 
 class AcmeSettings(ConnectionSettings):
     url: SecretStr
-    refuses: bool = False
+    retries: int = 0
+    fails: Literal["", "refusing", "raising", "later"] = ""
+
+    def words(self):
+        return f"{self.url.get_secret_value()} refuses {self.url.get_secret_value()[10:17]}"
 
 
 @hookimpl
@@ -68,15 +73,26 @@ def deerflow_settings():
 @hookimpl
 @asynccontextmanager
 async def deerflow_connect(name, settings):
-    if settings.refuses:
-        raise BackendUnavailable(f"{settings.url.get_secret_value()} refuses {settings.url.get_secret_value()[10:17]}")
+    if settings.fails == "refusing":
+        raise BackendUnavailable(settings.words())
+    if settings.fails == "raising":
+        raise OSError(settings.words())
     async with inprocess.connect(name, namespace=settings.namespace) as connection:
-        yield connection
+        yield settings, connection
 
 
 @hookimpl
-def deerflow_counters(connection, options):
-    return inprocess.open_counters(connection, options)
+def deerflow_memory(connection, options):
+    return inprocess.open_memory(connection[1], options)
+
+
+@hookimpl
+@asynccontextmanager
+async def deerflow_counters(connection, options):
+    if connection[0].fails == "later":
+        raise BackendUnavailable(connection[0].words())
+    async with inprocess.open_counters(connection[1], options) as counters:
+        yield counters
 """
 
 

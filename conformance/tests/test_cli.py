@@ -68,12 +68,13 @@ def test_a_harness_that_was_not_asked_for_still_shows(
     assert "counters L0: The function opens, " in capsys.readouterr().out
 
 
-def test_a_replay_hides_what_may_be_private(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_replay_hides_what_may_be_private(command: Command, acme: Path) -> None:
     """The command that replays a failure repeats settings, but none that may hold a password."""
-    tmp_path.joinpath("file").touch()
-    harmless = f"path={tmp_path / 'file'}"
-    assert main(["run", "sqlite", "--set", harmless, "--only", "counters", "--level", "L0"]) == 2
-    assert f"run sqlite --set {harmless} --only counters -k L0 --seed 0 --level L0" in capsys.readouterr().out
+    settings = ("--set", "url=acme://me:hunter2@localhost", "--set", "retries=5", "--set", "fails=later")
+    done = command("run", "acme", *settings, "--only", "counters", "--level", "L0", PYTHONPATH=str(acme))
+    assert done.returncode == 2, done.stderr
+    shown = "--set url=... --set retries=5 --set fails=..."
+    assert f"run acme {shown} --only counters -k L0 --seed 0 --level L0" in done.stdout
 
 
 def test_a_backend_that_exits_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,12 +280,12 @@ def test_results_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_secret_shows_nowhere(command: Command, acme: Path, tmp_path: Path, by_file: bool) -> None:
     """A setting that may be private is in nothing that is printed or written, whoever repeats it, or a part of it."""
     url = "acme://me:hunter2@localhost/1"
-    target: tuple[str, ...] = ("acme", "--set", f"url={url}", "--set", "refuses=yes")
+    target: tuple[str, ...] = ("acme", "--set", f"url={url}", "--set", "fails=later")
     if by_file:
-        text = f'test_it = conform_plugin("acme", connection={{"url": "{url}", "refuses": True}})\n'
+        text = f'test_it = conform_plugin("acme", connection={{"url": "{url}", "fails": "later"}})\n'
         (tmp_path / "test_acme.py").write_text(f"from deerflow_conformance import conform_plugin\n{text}")
         target = ("test_acme.py",)
-    done = command("run", *target, "--report", "made", PYTHONPATH=str(acme))
+    done = command("run", *target, "--only", "counters", "--report", "made", PYTHONPATH=str(acme))
     assert done.returncode == 2, done.stderr
     written = [path.read_text() for path in (tmp_path / "made").iterdir()]
     assert len(written) == 4
@@ -294,7 +295,25 @@ def test_a_secret_shows_nowhere(command: Command, acme: Path, tmp_path: Path, by
     (part,) = json.loads((tmp_path / "made/report.json").read_text())["capabilities"]
     assert part["distribution"] == {"name": "acme-backends", "version": "1.2.3"}
     if not by_file:
-        assert part["source"]["settings"] == {"url": None, "refuses": None}
+        assert part["source"]["settings"] == {"url": None, "fails": None}
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("refusing", "acme://***@localhost/1 refuses ***"),
+        ("raising", "acme-backends 1.2.3, backend 'acme': opening it raised OSError in acme_plugin.py, line "),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(command: Command, acme: Path, tmp_path: Path, fails: str, said: str) -> None:
+    """A plugin that does not open is told once, without a secret, and no capability is tried: exit 2 and no report."""
+    settings = ("--set", "url=acme://me:hunter2@localhost/1", "--set", f"fails={fails}")
+    done = command("run", "acme", *settings, "--report", "made", PYTHONPATH=str(acme))
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: acme cannot be opened: {said}")
+    assert "hunter2" not in line
+    assert list((tmp_path / "made").iterdir()) == []
 
 
 def test_an_authors_file_is_found_again_by_its_helper_process(

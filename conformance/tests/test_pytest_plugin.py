@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import ANY
 from xml.etree import ElementTree
 
 import pytest
@@ -382,11 +383,22 @@ def test_start_and_stop_frame_the_items(run: Run, pytester: pytest.Pytester) -> 
 
 
 def test_a_server_that_does_not_start_is_an_error(run: Run) -> None:
-    """No promise is judged, and the reason is shown."""
+    """No promise is judged, and the reason is shown, once."""
     result = run(GOOD.replace("virtual_time=True", "start=lambda: 1 / 0, stop=print"))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(errors=COUNT + 1)
-    result.stdout.fnmatch_lines(["*start= failed: ZeroDivisionError*"])
+    result.assert_outcomes(failed=1, skipped=COUNT)
+    assert [line for line in result.outlines if line.startswith("start= failed: ZeroDivisionError")] == [ANY]
+    assert "exception" not in result.stdout.str()
+
+
+def test_a_plugin_that_does_not_open_is_an_error(run: Run, pytester: pytest.Pytester) -> None:
+    """It is tried once, whatever it offers, and told in one sentence."""
+    (pytester.path / "file").touch()
+    result = run('test_it = __import__("deerflow_conformance").conform_plugin("sqlite", connection={"path": "file"})')
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.parseoutcomes().keys() == {"failed", "skipped"}
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["sqlite cannot be opened: path 'file': * is no folder; *"])
 
 
 def test_a_server_that_is_skipped_is_an_error(run: Run) -> None:

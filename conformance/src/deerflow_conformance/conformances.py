@@ -284,7 +284,7 @@ class PluginConformance:
                 capability,
                 plugin_opening.opening(self.plugin, capability, self.connection),
                 PluginRecipe(self.plugin, capability, dict(self.connection)),
-                server=plugin_opening.server(self.plugin, self.connection),
+                server=plugin_opening.server(self.plugin, capability, self.connection),
                 known_failures=self.known_failures.get(capability, {}),
             )
             for capability in offered

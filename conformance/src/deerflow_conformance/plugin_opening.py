@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -9,8 +10,10 @@ from deerflow_backends import plugins
 from deerflow_backends.errors import BackendsError, ConfigError, PluginError
 from deerflow_backends.mistakes import Place, unknown
 from deerflow_backends.plugins import Plugin
-from deerflow_backends.settings import ConnectionSettings, connection_settings
+from deerflow_backends.settings import ConnectionSettings, connection_settings, secrets_of
+from deerflow_conformance.isolation import REAL_SECONDS
 from deerflow_conformance.promises import CAPABILITIES, Capability
+from deerflow_conformance.results import BrokenUse
 from deerflow_conformance.spaces import Space
 
 #: The settings, besides the namespace, that the kit sets for each space.
@@ -46,20 +49,34 @@ def opening(name: str, capability: Capability, connection: Mapping[str, Any]) ->
     return opened
 
 
-def server(name: str, connection: Mapping[str, Any]) -> Callable[[], Awaitable[str | None]]:
-    """Return what tells what the plugin *name* finds behind *connection*, by its own check."""
+def server(name: str, capability: Capability, connection: Mapping[str, Any]) -> Callable[[], Awaitable[str | None]]:
+    """Return what opens the plugin *name* once, before anything is judged, and tells what server its check finds.
+
+    What it returns raises `BrokenUse` in one sentence if the plugin does not open: no promise is worth trying then.
+    """
     plugin = plugins.load(name)
 
     async def told() -> str | None:
         settings = _settings(plugin, connection, _TRIAL)
+        opened = plugin.keeping(secrets_of(settings, connection))
         try:
-            async with plugin.connect(name, settings) as connected:
-                found = await plugin.check(connected)
-        except BackendsError:
-            return None  # the harness check will say what is wrong
-        return "; ".join(finding.message for finding in found if finding.level == "info") or None
+            with opened.blamed("opening it"):
+                async with asyncio.timeout(REAL_SECONDS):
+                    await opened.migrate(settings, [capability], apply=False)
+                    async with opened.connect(name, settings) as connected:
+                        return await _found(opened, connected)
+        except BackendsError as error:
+            raise BrokenUse(f"{name} cannot be opened: {error}") from None
 
     return told
+
+
+async def _found(plugin: Plugin, connected: Any) -> str | None:
+    try:
+        found = await plugin.check(connected)
+    except BackendsError:
+        return None  # it looks at more than is used: whoever may not ask all of it can be judged
+    return "; ".join(finding.message for finding in found if finding.level == "info") or None
 
 
 def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> ConnectionSettings | None:

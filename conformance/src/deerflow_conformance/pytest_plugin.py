@@ -27,6 +27,8 @@ _LEVEL_HELP: Final = "up to this level; without it, or with 'load', the highest 
 
 _collected = pytest.StashKey[dict[tuple[str, str], str]]()
 _summary = pytest.StashKey[Forwarder | Summary]()
+#: Why a function, or a whole plugin, could not be started; None once an item has said so.
+_not_started = pytest.StashKey[str | None]()
 
 #: How the states that pytest does not know show: word, letter, long word.
 _SHOWN: Final = {
@@ -148,10 +150,17 @@ class ConformanceCollector(pytest.Collector):
         for number in asked_of(self.conformance.capability, self.config.getoption("conformance_level")):
             yield PromiseItem.from_parent(self, name=number)
 
+    @property
+    def _whole(self) -> pytest.Collector:
+        """What need not be started again if it could not be: of a plugin that does not open, all capabilities."""
+        return self.parent if isinstance(self.parent, PluginCollector) else self
+
     def setup(self) -> None:
-        """Start the server, if the author said how."""
+        """Start the server, if the author said how; `check_started` tells if that failed."""
         from deerflow_conformance.runs import Run  # noqa: PLC0415  # dear, and not needed by who has no such item
 
+        if _not_started in self._whole.stash:
+            return
         self._run = Run(
             self.conformance,
             level=self.config.getoption("conformance_level"),
@@ -161,7 +170,15 @@ class ConformanceCollector(pytest.Collector):
         try:
             self._run.start()
         except BrokenUse as error:
-            pytest.fail(str(error), pytrace=False)
+            self._whole.stash[_not_started] = str(error)
+
+    def check_started(self) -> None:
+        """Fail an item if its server could not be started; skip the others, for which there is no more to say."""
+        if _not_started in self._whole.stash:
+            why, self._whole.stash[_not_started] = self._whole.stash[_not_started], None
+            if why is None:
+                pytest.skip("it could not be started")
+            pytest.fail(why, pytrace=False)
 
     def teardown(self) -> None:
         """End everything that the checks started, and the server."""
@@ -198,6 +215,7 @@ class PromiseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Judge the promise, and tell pytest in its own terms."""
+        self.parent.check_started()
         self.result = self.parent.judge(self.name)
         if self.result.state is State.FAILED:
             raise Unkept

@@ -80,7 +80,7 @@ def _called(function: Callable[[], Any], name: str) -> Any:
             return await answer
 
         return asyncio.run(wait())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenUse):
         raise
     except BaseException as error:
         raise BrokenUse(f"{name}= failed: {error!r}") from error
