@@ -73,7 +73,7 @@ def test_a_replay_hides_what_may_be_private(command: Command, acme: Path) -> Non
     settings = ("--set", "url=acme://me:hunter2@localhost", "--set", "retries=5", "--set", "fails=later")
     done = command("run", "acme", *settings, "--only", "counters", "--level", "L0", PYTHONPATH=str(acme))
     assert done.returncode == 2, done.stderr
-    shown = "--set url=... --set retries=5 --set fails=..."
+    shown = "--set url=... --set retries=5 --set fails=later"
     assert f"run acme {shown} --only counters -k L0 --seed 0 --level L0" in done.stdout
 
 
@@ -295,7 +295,7 @@ def test_a_secret_shows_nowhere(command: Command, acme: Path, tmp_path: Path, by
     (part,) = json.loads((tmp_path / "made/report.json").read_text())["capabilities"]
     assert part["distribution"] == {"name": "acme-backends", "version": "1.2.3"}
     if not by_file:
-        assert part["source"]["settings"] == {"url": None, "fails": None}
+        assert part["source"]["settings"] == {"url": None, "fails": "later"}
 
 
 @pytest.mark.parametrize(

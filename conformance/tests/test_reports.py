@@ -19,7 +19,6 @@ from deerflow_conformance.reports import FileSource, Part, PluginSource, Report,
 from deerflow_conformance.reports.badge import badge, badge_text
 from deerflow_conformance.reports.junit import junit
 from deerflow_conformance.reports.page import report_page, took, wanted_and_got
-from deerflow_conformance.reports.texts import secrets_in, shown_settings, without_secrets
 from deerflow_conformance.reports.writing import FILES
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict
 
@@ -365,37 +364,6 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------------- texts
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("path", "/srv/data", True),
-        ("path", ".", True),
-        ("path", "data.db", True),
-        ("port", "6379", True),
-        ("wait", "on", True),
-        ("url", "redis://localhost:6379/0", True),
-        ("url", "redis://me:hunter2@localhost", False),
-        ("url", "redis://localhost?password=hunter2", False),
-        ("url", "host=x password=y", False),
-        ("password", "6379", False),
-        ("auth", "/srv/data", False),
-        ("api_key", "on", False),
-        ("user", "ada", False),
-        ("path", "/srv/data@x?y", False),
-    ],
-)
-def test_only_harmless_settings_are_shown(name: str, value: str, shown: bool) -> None:
-    """A setting's value is repeated only where it surely holds no secret, and is else kept out of all texts."""
-    assert shown_settings({name: value}) == {name: value if shown else None}
-    assert (value in secrets_in({name: value})) is (not shown and len(value) > 2)
-
-
-def test_secrets_leave_texts_whole_or_in_part() -> None:
-    """A hidden value, the password in it and any user in a URL are starred; very short values would be everywhere."""
-    secrets = secrets_in({"url": "x://me:hunter2@h", "user": "me"})
-    assert without_secrets("x://me:hunter2@h hunter2 me y://a:b@c", secrets) == "*** *** me y://***@c"
 
 
 def test_places_of_this_machine_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,16 @@ async def _found(plugin: Plugin, connected: Any) -> str | None:
     return "; ".join(finding.message for finding in found if finding.level == "info") or None
 
 
+def settings_of(name: str, connection: Mapping[str, Any]) -> ConnectionSettings | None:
+    """Return *connection* as the plugin *name* understands it; None if it takes no settings.
+
+    Raises:
+        PluginError: It is missing or broken.
+        ConfigError: A setting is bad.
+    """
+    return _settings(plugins.load(name), connection, _TRIAL)
+
+
 def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> ConnectionSettings | None:
     model = plugin.settings_model()
     if model is None:

@@ -140,6 +140,7 @@ class ConformanceCollector(pytest.Collector):
         super().__init__(**more)
         self.conformance = conformance
         self._run: Run | None = None
+        self._secrets = frozenset[str]()
 
     def collect(self) -> Iterable[pytest.Item]:
         """Give the harness check and the promises of the level asked for."""
@@ -157,10 +158,12 @@ class ConformanceCollector(pytest.Collector):
 
     def setup(self) -> None:
         """Start the server, if the author said how; `check_started` tells if that failed."""
-        from deerflow_conformance.runs import Run  # noqa: PLC0415  # dear, and not needed by who has no such item
+        from deerflow_conformance.privacy import secrets_in  # noqa: PLC0415  # dear, and not needed by who has no such
+        from deerflow_conformance.runs import Run  # noqa: PLC0415  # item, as this
 
         if _not_started in self._whole.stash:
             return
+        self._secrets = secrets_in(self.conformance.plugin, getattr(self.conformance.recipe, "connection", {}))
         self._run = Run(
             self.conformance,
             level=self.config.getoption("conformance_level"),
@@ -193,11 +196,9 @@ class ConformanceCollector(pytest.Collector):
         """Return what comes of one promise."""
         if self._run is None:
             raise RuntimeError("judged before setup")
-        from deerflow_conformance.reports.texts import scrubbed, secrets_in  # noqa: PLC0415  # as above
+        from deerflow_conformance.reports.texts import scrubbed  # noqa: PLC0415  # as above
 
-        settings = getattr(self.conformance.recipe, "connection", {})
-        secrets = secrets_in({name: value for name, value in settings.items() if isinstance(value, str)})
-        return scrubbed(self._run.judge(number), secrets)
+        return scrubbed(self._run.judge(number), self._secrets)
 
     def facts(self) -> dict[str, Any]:
         """Return what the run has found out about the backend, fit for other processes."""

@@ -14,8 +14,8 @@ from typing import Final
 
 from deerflow_backends.distributions import offers
 from deerflow_conformance.conformances import Conformance, PluginConformance, conform_plugin, refuse_lost
+from deerflow_conformance.privacy import secrets_in, shown_settings
 from deerflow_conformance.reports.model import FileSource, PluginSource, Source
-from deerflow_conformance.reports.texts import secrets_in, shown_settings
 from deerflow_conformance.results import BrokenUse
 
 #: The plugin that is tested in virtual time.
@@ -74,8 +74,8 @@ def subjects(target: str, settings: Mapping[str, str]) -> list[Subject]:
             found = conform_plugin(target, connection=settings).conformances()
         except BrokenUse as error:
             raise BrokenUse(f"{error}{_perhaps(target)}") from None
-    source = PluginSource(target, shown_settings(settings))
-    return [Subject(one, source, secrets_in(settings)) for one in found]
+    source, secrets = PluginSource(target, shown_settings(target, settings)), secrets_in(target, settings)
+    return [Subject(one, source, secrets) for one in found]
 
 
 def _perhaps(target: str) -> str:
@@ -104,10 +104,9 @@ def _in_file(path: str, function: str) -> Iterator[Subject]:
     seen: dict[tuple[str, str], str] = {}
     for name, one in found.items():
         source = FileSource(_shown(path), name)
-        secrets = frozenset[str]()
-        if isinstance(one, PluginConformance):
-            secrets = secrets_in({key: value for key, value in one.connection.items() if isinstance(value, str)})
-        for conformance in one.conformances() if isinstance(one, PluginConformance) else [one]:
+        conformances = one.conformances() if isinstance(one, PluginConformance) else [one]
+        secrets = secrets_in(one.plugin, one.connection) if isinstance(one, PluginConformance) else frozenset[str]()
+        for conformance in conformances:
             key = (conformance.plugin, conformance.capability)
             if key in seen:
                 raise BrokenUse(f"{key[1]} of {key[0]!r} is given twice: by {seen[key]} and by {name}")

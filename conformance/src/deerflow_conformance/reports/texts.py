@@ -6,38 +6,15 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from deerflow_conformance.results import Result
 
 #: ``user:password@`` in front of a host.
 _USERINFO: Final = re.compile(r"(://)[^\s/@'\"]*@")
-#: Names of settings whose values are never repeated, whatever they look like.
-_PRIVATE: Final = re.compile("pass|pwd|secret|token|credential|key|auth|cookie|dsn", re.IGNORECASE)
-#: Values that show nothing but what a reader needs: a number, a folder or file, a server's address without user.
-_PLAIN: Final = re.compile(
-    r"-?\d+(\.\d+)?|true|false|on|off|\.{0,2}/[^\s@?]*|\.{1,2}|[\w.-]+\.(db|sqlite3?)"
-    r"|[a-z][a-z0-9+]*://[\w.\[\]:-]*(/\w*)?",
-    re.IGNORECASE,
-)
-
-
-def shown_settings(settings: Mapping[str, str]) -> dict[str, str | None]:
-    """Return a connection's *settings* with None for each value that is not surely harmless."""
-    return {
-        name: value if _PLAIN.fullmatch(value) and not _PRIVATE.search(name) else None
-        for name, value in settings.items()
-    }
-
-
-def secrets_in(settings: Mapping[str, str]) -> frozenset[str]:
-    """Return the values of *settings* that are not to be shown, and the passwords in them."""
-    shown = shown_settings(settings)
-    hidden = [value for name, value in settings.items() if shown[name] is None]
-    passwords = [found for value in hidden for found in re.findall(r"://[^\s/@]*?:([^\s/]*)@", value)]
-    # One or two characters stand in every text, and nothing else would be left of it.
-    return frozenset(value for value in (*hidden, *passwords) if len(value) > 2)
+#: What of a failure is in the kit's own words, whatever was tested.
+_OWN: Final = frozenset({"kind", "check", "check_sentence", "cause"})
 
 
 def without_secrets(text: str, secrets: Collection[str]) -> str:
@@ -71,13 +48,13 @@ def whole(text: str) -> str:
 
 
 def _with_texts(result: Result, change: Callable[[str], str]) -> Result:
-    """Return *result* with every text of it changed."""
+    """Return *result* with every text of it changed that is not the kit's own."""
     failure = result.failure
     if failure is not None:
         texts: dict[str, Any] = {
             field.name: change(text)
             for field in dataclasses.fields(failure)
-            if field.name != "kind" and (text := getattr(failure, field.name)) is not None
+            if field.name not in _OWN and (text := getattr(failure, field.name)) is not None
         }
         failure = dataclasses.replace(failure, **texts)
     return dataclasses.replace(result, reason=change(result.reason), failure=failure)
