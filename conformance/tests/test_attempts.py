@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -135,6 +136,19 @@ def test_what_does_otherwise_is_found(way: Way) -> None:
     """Done twice, not at all, against what was said, or later: none of it passes."""
     with pytest.raises(Unkept):
         judge(way)
+
+
+async def stuck(call: Callable[[], Awaitable[Any]]) -> Any:
+    await asyncio.sleep(3_600)
+
+
+@pytest.mark.parametrize("way", [refused, stuck])
+def test_what_went_wrong_knows_its_place(way: Way) -> None:
+    """The finding leads to the line that raised, or at which the call was still waiting."""
+    with pytest.raises(Unkept) as found:
+        judge(way)
+    assert found.value.__cause__ is not None
+    assert way.__name__ in [frame.name for frame in traceback.extract_tb(found.value.__cause__.__traceback__)]
 
 
 @pytest.mark.parametrize(("capability", "turns"), [("stream_bridge", 6), ("memory", 11), ("thread_index", 6)])

@@ -211,6 +211,30 @@ def test_a_generated_failure_shows_the_shortest_program(run_with: Callable[..., 
     assert "hypothesis" not in failure.trace
 
 
+def test_lines_of_what_the_backend_raised_are_shown(run_with: Callable[..., Run]) -> None:
+    """Where a check says what it makes of an error, the line that raised it comes first, and the check's own after."""
+
+    def breaks() -> None:
+        error = LookupError("no such thing")
+        error.add_note("in the other process: line 7")
+        raise error
+
+    def notices(bench: Bench) -> None:
+        """It breaks."""
+        try:
+            breaks()
+        except LookupError as error:
+            expect(False, "no error", repr(error))
+
+    failure = run_with({"S1": [notices]}).judge("S1").failure
+    assert failure is not None
+    first, check = failure.trace.split("noticed at\n")
+    assert "in breaks\n" in first
+    assert first.endswith("in the other process: line 7\n")
+    assert "in notices\n" in check
+    assert "in breaks\n" not in check
+
+
 def test_an_error_that_does_not_come_again_is_told(run_with: Callable[..., Run]) -> None:
     """What fails once and then no more has failed: a backend must not be right by chance."""
     examples = itertools.count()

@@ -84,9 +84,12 @@ class Attempt:
         except Exception as error:
             late = isinstance(error, TimeoutError) and deadline.expired()
             wanted = f"an answer or BackendUnavailable from {self.what}"
-            self._unkept = (
-                Unkept(f"{wanted} by its timeout", f"nothing in {seconds:g} s") if late else Unkept(wanted, repr(error))
-            )
+            if late:
+                self._unkept = Unkept(f"{wanted} by its timeout", f"nothing in {seconds:g} s")
+            else:
+                self._unkept = Unkept(wanted, repr(error))
+            # Of a timeout: the cancellation, which knows where the call was waiting.
+            self._unkept.__cause__ = error.__cause__ if late else error
         else:
             self.returned = self._certain = True
             self.heard = f"it returned {self._answer!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from deerflow_conformance.bench import Bench
@@ -229,13 +229,22 @@ def _loaded(number: str) -> list[Check]:
 
 
 def _trace(error: BaseException) -> str:
-    """Return the lines between the check and what raised: not those of this kit's and Hypothesis' machinery."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in _MACHINERY)
-    ]
-    return "".join(traceback.format_list(frames))
+    """Return the lines between the check and what raised: not those of this kit's and Hypothesis' machinery.
+
+    Where the check itself raised because of what came out of the backend, the backend's lines of that come first.
+    """
+    own = _lines(error, _MACHINERY)
+    behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if not isinstance(error, Unkept) or behind is None:
+        return own
+    raised = "".join([_lines(behind, (*_MACHINERY, "/deerflow_conformance/")), *getattr(behind, "__notes__", ())])
+    return f"{raised.rstrip()}\nnoticed at\n{own}" if raised else own
+
+
+def _lines(error: BaseException, without: Iterable[str]) -> str:
+    """Return the frames that *error* came through, but those of files whose names have a part that is in *without*."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "".join(traceback.format_list([one for one in frames if not any(part in one.filename for part in without)]))
 
 
 #: Files whose lines say nothing about the backend or the check.
