@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from deerflow_conformance import runs
+from deerflow_conformance import checks, conform_plugin, privacy, runs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.causes import CAUSES
-from deerflow_conformance.checks import Check, NotApplicable, expect
-from deerflow_conformance.conformances import conform_plugin
+from deerflow_conformance.checks import Check, NotApplicable, Unkept, expect
 from deerflow_conformance.expectations import UNSEEN_WORK
 from deerflow_conformance.promises import HARNESS, PROMISES, Level, promises_of
 from deerflow_conformance.reference import REFERENCE
+from deerflow_conformance.reruns import rerun_text
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict, exit_of
 from deerflow_conformance.runs import KitDefect, Run
 from deerflow_conformance.spaces import Space
@@ -156,6 +156,22 @@ def test_a_failure_says_how_to_run_it_again(run_with: Callable[..., Run]) -> Non
     assert "'inprocess'" in failure.snippet
     with pytest.raises(BrokenUse, match="S1 has no check 'fails'"):
         exec(compile(failure.snippet, "snippet", "exec"), {})
+
+
+def test_a_plugins_settings_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippet for a plugin opens it as it was opened; of what may be secret it says what is to be filled in."""
+    monkeypatch.setattr(checks, "checks_of", lambda _: [Check("C1", "fails", "", fails)])
+    plugin = conform_plugin("sqlite", connection={"path": tmp_path, "synchronous": "NORMAL"})
+    counters = next(one for one in plugin.conformances() if one.capability == "counters")
+    text = rerun_text(counters, Check("C1", "fails", "", fails), seed=0, budget=1)
+    assert f"connection={{'path': {str(tmp_path)!r}, 'synchronous': 'NORMAL'}},\n" in text
+    with pytest.raises(Unkept, match="wanted one, got 2"):
+        exec(compile(text, "snippet", "exec"), {})
+    monkeypatch.setattr(privacy, "shown_settings", lambda *_: {"path": None, "synchronous": "NORMAL"})
+    text = rerun_text(counters, Check("C1", "fails", "", fails), seed=0, budget=1)
+    assert "connection={'path': ..., 'synchronous': 'NORMAL'},  # fill in what is ...\n" in text
+    with pytest.raises(BrokenUse, match=r"fill in connection\['path'\]"):
+        exec(compile(text, "snippet", "exec"), {})
 
 
 def test_a_server_says_what_it_is(run_with: Callable[..., Run]) -> None:

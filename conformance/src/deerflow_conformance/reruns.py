@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def rerun(
         budget: What it had.
 
     Raises:
-        BrokenUse: There is no such target or check.
+        BrokenUse: There is no such target or check, or a setting is still to be filled in.
     """
     from deerflow_conformance.bench import Bench  # noqa: PLC0415  # loads Hypothesis, which the text below does not need
     from deerflow_conformance.checks import checks_of  # noqa: PLC0415
@@ -41,6 +42,8 @@ def rerun(
     from deerflow_conformance.results import BrokenUse  # noqa: PLC0415
     from deerflow_conformance.servers import switch  # noqa: PLC0415
 
+    if missing := [name for name, value in (connection or {}).items() if value is ...]:
+        raise BrokenUse(f"fill in {', '.join(f'connection[{name!r}]' for name in missing)}: it may be a secret")
     conformance = _found(target, capability, connection or {})
     known = HARNESS_CHECKS if number == "L0" else checks_of(number)
     wanted = next((one for one in known if one.name == check), None)
@@ -78,7 +81,7 @@ def _found(target: str, capability: str | None, connection: Mapping[str, Any]) -
 
 
 def rerun_text(conformance: Conformance, check: Check, *, seed: int, budget: float) -> str:
-    """Return a program that runs *check* again; a plugin's settings are to be filled in, since they may be secret."""
+    """Return a program that runs *check* again; a plugin's settings that may be secret are to be filled in."""
     path, name = getattr(conformance.recipe, "path", None), getattr(conformance.recipe, "name", "")
     if sys.modules.get("deerflow_conformance.reference") is not None and conformance.plugin == "inprocess":
         path = None
@@ -86,10 +89,22 @@ def rerun_text(conformance: Conformance, check: Check, *, seed: int, budget: flo
     lines = [f"    {argument!r}," for argument in arguments]
     if path is None:
         lines.append(f"    capability={conformance.capability!r},")
-        if settings := getattr(conformance.recipe, "connection", {}):
-            shown = ", ".join(f"{key!r}: ..." for key in settings)
-            lines.append(f"    connection={{{shown}}},")
+        if connection := getattr(conformance.recipe, "connection", {}):
+            lines.append(f"    connection={_connection_text(conformance.plugin, connection)}")
     lines.append(f"    seed={seed},")
     if budget != 1:
         lines.append(f"    budget={budget!r},")
     return "\n".join(["from deerflow_conformance import rerun", "", "rerun(", *lines, ")"])
+
+
+def _connection_text(plugin: str, connection: Mapping[str, Any]) -> str:
+    """Return *connection* as Python that can be run once what may be secret is filled in."""
+    from deerflow_conformance.privacy import shown_settings  # noqa: PLC0415  # loads pydantic
+
+    shown = shown_settings(plugin, connection)
+    texts = {
+        name: repr(str(value) if isinstance(value, PurePath) else value) if shown[name] == value else "..."
+        for name, value in connection.items()
+    }
+    remark = "  # fill in what is ..." if "..." in texts.values() else ""
+    return f"{{{', '.join(f'{name!r}: {text}' for name, text in texts.items())}}},{remark}"
