@@ -338,6 +338,21 @@ def test_an_authors_file_is_found_again_by_its_helper_process(
     assert part["source"]["function"] == "counters"
 
 
+def test_what_is_logged_of_outages_does_not_show(command: Command, authors_files: Path) -> None:
+    """The kit makes outages, so what core logs of them, here and in other processes, is no news; a listener gets it."""
+    text = (authors_files / "test_conformed.py").read_text()
+    logs = (
+        text.replace("virtual_time=True", "")
+        .replace(", clock=space.clock", "")
+        .replace("async with (", 'logging.getLogger("deerflow_backends").warning("unavailable")\n    async with (')
+    )
+    for name, first in (("quiet", "import logging\n"), ("heard", "import logging\nlogging.basicConfig()\n")):
+        (authors_files / f"test_{name}.py").write_text(first + logs)
+        done = command("run", f"test_{name}.py", "-k", "C1")
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert ("unavailable" in done.stderr) is (name == "heard"), done.stderr
+
+
 def test_promises_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Each promise with its level, whose it is, and what it says; for scripts too."""
     assert main(["promises"]) == 0

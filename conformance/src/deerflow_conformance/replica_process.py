@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
+import logging
 import socket
 import sys
 import traceback
@@ -154,4 +155,6 @@ async def _serve(handle: int) -> None:
 
 
 if __name__ == "__main__":
+    # Outages are logged; without a handler Python would print that.
+    logging.getLogger("deerflow_backends").addHandler(logging.NullHandler())
     asyncio.run(_serve(int(sys.argv[1])))
