@@ -53,7 +53,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from deerflow_backends import BackendUnavailable, ConnectionSettings, hookimpl, inprocess
+from deerflow_backends import BackendUnavailable, ConnectionSettings, Finding, hookimpl, inprocess
 
 
 class AcmeSettings(ConnectionSettings):
@@ -79,6 +79,11 @@ async def deerflow_connect(name, settings):
         raise OSError(settings.words())
     async with inprocess.connect(name, namespace=settings.namespace) as connection:
         yield settings, connection
+
+
+@hookimpl
+async def deerflow_check(connection):
+    return [Finding("warning", "it is slow"), Finding("info", "Acme 4"), Finding("info", "it has grown")]
 
 
 @hookimpl

@@ -294,6 +294,7 @@ def test_a_secret_shows_nowhere(command: Command, acme: Path, tmp_path: Path, by
         assert "hunter2" not in text
     (part,) = json.loads((tmp_path / "made/report.json").read_text())["capabilities"]
     assert part["distribution"] == {"name": "acme-backends", "version": "1.2.3"}
+    assert part["server"] == "Acme 4"
     if not by_file:
         assert part["source"]["settings"] == {"url": None, "fails": "later"}
 

@@ -72,11 +72,12 @@ def server(name: str, capability: Capability, connection: Mapping[str, Any]) -> 
 
 
 async def _found(plugin: Plugin, connected: Any) -> str | None:
+    """Return the first thing that the plugin's check tells, which is what the server is."""
     try:
         found = await plugin.check(connected)
     except BackendsError:
         return None  # it looks at more than is used: whoever may not ask all of it can be judged
-    return "; ".join(finding.message for finding in found if finding.level == "info") or None
+    return next((finding.message for finding in found if finding.level == "info"), None)
 
 
 def settings_of(name: str, connection: Mapping[str, Any]) -> ConnectionSettings | None:

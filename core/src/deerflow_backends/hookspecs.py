@@ -108,7 +108,8 @@ def deerflow_migrate(settings: Any, capabilities: frozenset[str], apply: bool) -
 def deerflow_check(connection: Any) -> Awaitable[list[Finding]]:
     """Look at the server for what an operator should know: versions, eviction, privileges, clock skew.
 
-    Called by ``deerflow-backends check`` on an open connection; usually an ``async def``. It changes nothing.
+    Called by ``deerflow-backends check`` on an open connection; usually an ``async def``. It changes nothing. The first
+    finding of level ``info`` says what the server is, such as ``Valkey 9.1.0``: reports of conformance show that one.
     """
     raise NotImplementedError
 

@@ -39,7 +39,7 @@ def test_a_sound_server_has_no_warning() -> None:
         version = server.info("server")["valkey_version"]
     assert {finding.level for finding in told} == {"info"}
     messages = [finding.message for finding in told]
-    assert messages[:2] == ["topology: standalone, database 0, tail: xread", f"Valkey {version}"]
+    assert messages[:2] == [f"Valkey {version}", "topology: standalone, database 0, tail: xread"]
     assert messages[2].startswith("maxmemory is 64 MiB, of which ")
     assert messages[3:] == [
         "appendfsync is everysec: a crash may take up to a second of acknowledged writes with it",

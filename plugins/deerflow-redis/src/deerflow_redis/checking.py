@@ -37,10 +37,11 @@ async def findings(connection: Connection, *, clock: Clock = wall_clock) -> list
     for address in addresses:
         for finding in await _of_server(connection, address, clock):
             said.setdefault(finding, []).append(str(address))
-    found = [Finding("info", how)]
+    found = []
     for finding, where in said.items():
         shared = len(where) == len(addresses)
         found.append(finding if shared else Finding(finding.level, f"{', '.join(where)}: {finding.message}"))
+    found.insert(1, Finding("info", how))  # the first says what the server is
     return found
 
 
