@@ -116,6 +116,32 @@ def test_what_is_quiet_about_little_is_no_leftover(virtual: bool) -> None:
     run_isolated(body, virtual=virtual)
 
 
+@both
+@pytest.mark.parametrize("left", [True, False], ids=["left over", "hanging"])
+def test_where_a_task_stands_is_told(left: bool, virtual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a task that is left over, and of each that hangs, the line at which it waits is shown, however deep."""
+    monkeypatch.setattr(isolation, "REAL_SECONDS", 0.2)
+
+    async def innermost() -> None:
+        await asyncio.sleep(3_600)
+
+    async def outer() -> None:
+        await innermost()
+
+    async def body() -> None:
+        if not left:
+            await outer()
+        forgotten.append(asyncio.create_task(outer(), name="forgotten"))
+        await asyncio.sleep(0)
+
+    with pytest.raises(Leftover if left else Hang) as told:
+        run_isolated(body, virtual=virtual)
+    line = innermost.__code__.co_firstlineno + 1
+    what = "'forgotten' of test_where_a_task_stands_is_told.<locals>.outer" if left else "'the check' of "
+    assert what in str(told.value)
+    assert f"{__file__}, line {line}, in innermost" in str(told.value)
+
+
 def test_an_open_file_is_told(tmp_path: Path) -> None:
     """A file handle that outlives the body fails it, naming the file."""
     path = tmp_path / "left open"

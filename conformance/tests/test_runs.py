@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from deerflow_backends.errors import Closed
 from deerflow_conformance import checks, conform_plugin, privacy, runs
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.causes import CAUSES
+from deerflow_conformance.causes import CAUSES, cause_of
 from deerflow_conformance.checks import Check, NotApplicable, Unkept, expect
 from deerflow_conformance.expectations import UNSEEN_WORK
+from deerflow_conformance.isolation import Blocked
 from deerflow_conformance.promises import HARNESS, PROMISES, Level, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.reruns import rerun_text
@@ -697,6 +699,33 @@ def test_the_reference_names_every_capability() -> None:
     """The in-process reference is there for all four capabilities, in virtual time."""
     assert all(one.virtual_time for one in REFERENCE)
     assert [one.capability for one in REFERENCE] == ["stream_bridge", "memory", "thread_index", "counters"]
+
+
+@pytest.mark.parametrize(
+    ("check", "cause"),
+    [
+        (fails, CAUSES["S1"]),
+        (crashes, "translate the driver's errors"),
+        (leaves, "is not ended and awaited"),
+        (hangs, "waits without a limit"),
+    ],
+)
+def test_the_usual_cause_is_that_of_the_kind(
+    run_with: Callable[..., Run], check: Callable[[Bench], None], cause: str
+) -> None:
+    """What a failure's kind says is looked at first; only a finding leads to what usually breaks its promise."""
+    failure = run_with({"S1": [check]}).judge("S1").failure
+    assert failure is not None
+    assert cause in failure.cause
+
+
+def test_the_usual_cause_is_that_of_what_a_finding_came_from() -> None:
+    """An error of the contract is translated already; a foreign one, or a wait, behind a finding is what to look at."""
+    found = Unkept("an answer", "none")
+    assert cause_of("G7", Kind.ERROR, Closed("closed")) == CAUSES["G7"]
+    for error, cause in ((OSError(), "translate"), (Closed("closed"), CAUSES["G5"]), (Blocked(), "waits without")):
+        found.__cause__ = error
+        assert cause in cause_of("G5", Kind.UNKEPT, found)
 
 
 def test_every_failure_names_its_usual_cause() -> None:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
+from deerflow_backends.errors import BackendsError
+from deerflow_conformance.isolation import Blocked
+from deerflow_conformance.results import Kind
+
+#: Of kinds of failures that say what is wrong already, whatever was promised.
+_OF_KINDS: Final = {
+    Kind.ERROR: "An exception of the driver, or of a mistake, comes out as it is: translate the driver's errors into "
+    "the contract's, in one place that every call goes through.",
+    Kind.HANG: "Something waits without a limit: for a lock, a connection of the pool, an answer or a wake-up that "
+    "does not come, or in a call that blocks the event loop.",
+    Kind.LEFTOVER: "What an opening started is not ended and awaited where its context manager is left, or not after "
+    "an error or a cancellation: a task, a thread, a connection.",
+}
 #: One sentence or two for each promise, said with every failure of it.
 CAUSES: Final[dict[str, str]] = {
     "G1": "An identifier reaches a key, a pattern or a collation without escaping or a hash, or is folded by the "
@@ -70,3 +84,17 @@ CAUSES: Final[dict[str, str]] = {
     "C6": "The buckets of the model outlive its total.",
     "C7": "The name is part of a key without escaping, or a command takes only so many arguments.",
 }
+
+
+def cause_of(number: str, kind: Kind, error: BaseException) -> str:
+    """Return what usually lies behind a failure of the promise *number*, of that *kind*, for which *error* was raised.
+
+    An error of the contract itself has been translated, and an error or a wait may be what a finding came from.
+    """
+    if isinstance(error.__cause__, asyncio.CancelledError | Blocked):
+        kind = Kind.HANG
+    elif isinstance(error.__cause__, Exception) and not isinstance(error.__cause__, BackendsError):
+        kind = Kind.ERROR
+    if isinstance(error, BackendsError):
+        return CAUSES.get(number, "")
+    return _OF_KINDS.get(kind) or CAUSES.get(number, "")

@@ -15,6 +15,7 @@ from deerflow_backends.paging import Page
 from deerflow_conformance import programs
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import expect, unkept
+from deerflow_conformance.isolation import described
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ async def settled(before: set[asyncio.Task[Any]], what: str) -> None:
     left = asyncio.all_tasks() - before
     if left:
         _, left = await asyncio.wait(left, timeout=SETTLE_SECONDS)
-    expect(not left, f"no task left {what}", [task.get_coro() for task in left])
+    expect(not left, f"no task left {what}", ", ".join(sorted(map(described, left))))
 
 
 async def outcome_of(task: asyncio.Task[Any]) -> Any:

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import functools
 import gc
-import io
 import os
 import random
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Any, Final
 
 from deerflow_conformance.virtual_time import Deadlock, VirtualTimeLoop
@@ -91,20 +92,34 @@ async def _supervised(body: Callable[[], Coroutine[Any, Any, None]], seconds: fl
     if others:
         _, others = await asyncio.wait(others, timeout=_SETTLE_SECONDS)
     if others:
-        raise Leftover("left running: " + ", ".join(sorted(map(_named, others))))
+        raise Leftover("left running: " + ", ".join(sorted(map(described, others))))
 
 
-def _named(task: asyncio.Task[Any]) -> str:
-    return f"task {task.get_name()!r} of {getattr(task.get_coro(), '__qualname__', task.get_coro())}"
+def described(task: asyncio.Task[Any]) -> str:
+    """Return a task's name, what it runs, and its innermost line that is not asyncio's own."""
+    named = f"task {task.get_name()!r} of {getattr(task.get_coro(), '__qualname__', task.get_coro())}"
+    frames = _frames_of(task)
+    return f"{named}, at {frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else named
+
+
+def _frames_of(task: asyncio.Task[Any]) -> traceback.StackSummary:
+    """Return the lines at which a suspended task waits, innermost last; asyncio itself tells the outermost only."""
+    frames: list[FrameType] = []
+    awaiting: Any = task.get_coro()
+    while awaiting is not None:
+        frames += [found for name in ("cr_frame", "gi_frame", "ag_frame") if (found := getattr(awaiting, name, None))]
+        awaiting = getattr(awaiting, "cr_await", None) or getattr(awaiting, "gi_yieldfrom", None)
+    theirs = [(frame, frame.f_lineno) for frame in frames if "/asyncio/" not in frame.f_code.co_filename]
+    return traceback.StackSummary.extract(theirs)
 
 
 def _where_tasks_wait(loop: asyncio.AbstractEventLoop) -> str:
     """Return the innermost lines of every task that is not done."""
-    text = io.StringIO()
-    for task in asyncio.all_tasks(loop):
-        if "_supervised" not in repr(task.get_coro()):
-            task.print_stack(limit=4, file=text)
-    return text.getvalue()
+    tasks = [task for task in asyncio.all_tasks(loop) if "_supervised" not in repr(task.get_coro())]
+    return "\n".join(
+        f"{described(task)}\n{''.join(traceback.format_list(_frames_of(task)[-4:])).rstrip()}"
+        for task in sorted(tasks, key=described)
+    )
 
 
 def _told(context: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from deerflow_conformance.bench import Bench
-from deerflow_conformance.causes import CAUSES
+from deerflow_conformance.causes import cause_of
 from deerflow_conformance.checks import Check, NotApplicable, Unkept, checks_of
 from deerflow_conformance.conformances import Conformance
 from deerflow_conformance.disturbed import unlogged
@@ -196,7 +196,7 @@ class Run:
             self._bench.program,
             _trace(error),
             history=getattr(error, "timeline", None),
-            cause=CAUSES.get(check.number, ""),
+            cause=cause_of(check.number, kind, error),
             snippet=rerun_text(self.conformance, check, seed=self._seed, budget=self._budget),
         )
 
