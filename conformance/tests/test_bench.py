@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from deerflow_backends.streams import Reach
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import NotApplicable, Unkept, check, checks_of, expect, unkept
+from deerflow_conformance.conformances import PluginRecipe
 from deerflow_conformance.promises import CAPABILITIES, HARNESS, LEVELS, PROMISES, levels_of, promises_of
 from deerflow_conformance.reference import REFERENCE
 from deerflow_conformance.virtual_time import START_MICROSECONDS
@@ -139,6 +141,28 @@ def test_a_passing_run_leaves_no_program(bench: Bench) -> None:
     with pytest.raises(LookupError):
         bench.run(body)
     assert bench.program is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reach", "words"),
+    [
+        ({}, "host", "its reach is one host: there is no server that could be killed"),
+        ({"start": print}, "host", "the function was not given durable=True, so no server was killed"),
+        ({}, "network", "the function was not given durable=True, so no server was killed"),
+        (
+            {"recipe": PluginRecipe("acme", "counters", {})},
+            "network",
+            "only a test file's function can be given durable=True, so no server was killed",
+        ),
+    ],
+)
+def test_what_nobody_could_give_is_not_asked_for(changes: dict[str, Any], reach: Reach, words: str) -> None:
+    """Where there is no server, or no function, the reason for a part that does not apply says so."""
+    bench = bench_of(**changes)
+    bench.declared(reach, {})
+    with pytest.raises(NotApplicable, match=f"^{words}$"):
+        bench.without_server("durable=True", "killed")
+    bench.close()
 
 
 def test_not_applicable_is_not_explored_further(bench: Bench) -> None:

@@ -28,6 +28,7 @@ from deerflow_backends.capabilities import OPTIONS
 from deerflow_backends.clocks import wall_clock
 from deerflow_backends.streams import Reach
 from deerflow_conformance.checks import Check, CouldNotRun, NotApplicable, Unkept
+from deerflow_conformance.conformances import PluginRecipe
 from deerflow_conformance.faces import face_of
 from deerflow_conformance.isolation import VIRTUAL_SECONDS, Blocked, run_isolated
 from deerflow_conformance.networks import Network
@@ -210,7 +211,7 @@ class Bench:
     async def stop_server(self) -> None:
         """Stop the server as the author does; where he did not say how, the check does not apply."""
         if self._conformance.start is None or self._conformance.stop is None:
-            self.not_applicable("the function was not given start= and stop=, so no restart was tried")
+            self.without_server("start= and stop=", "restarted")
         await self._server.stop()
 
     async def start_server(self) -> None:
@@ -449,6 +450,18 @@ class Bench:
         """End the check as *not applicable*: only for what the contract itself exempts."""
         self.skipped = NotApplicable(reason)
         raise self.skipped
+
+    def not_given(self, arguments: str, so: str) -> NoReturn:
+        """End the check as *not applicable* for want of *arguments*, which only a function in a test file can have."""
+        by_name = isinstance(self._conformance.recipe, PluginRecipe)
+        who = "only a test file's function can be given" if by_name else "the function was not given"
+        self.not_applicable(f"{who} {arguments}, so {so}")
+
+    def without_server(self, arguments: str, done: str) -> NoReturn:
+        """End the check as *not applicable* where nobody said how a server can be *done* something to."""
+        if self.reach != "network" and self._conformance.start is None:
+            self.not_applicable(f"its reach is one {self.reach}: there is no server that could be {done}")
+        self.not_given(arguments, f"no server was {done}")
 
     def could_not_run(self, reason: str) -> NoReturn:
         """End the check without an answer: something that it needs is missing, and the verdict is incomplete."""

@@ -98,7 +98,7 @@ async def stored(bench: Bench, space: Space) -> int:
     """
     owned = await bench.owned(space)
     if owned is None:
-        bench.not_applicable("the author gave no owned=, so what is stored cannot be counted")
+        bench.not_given("owned=", "what is stored cannot be counted")
     await bench.expect_owned_counts()
     return int(owned)
 

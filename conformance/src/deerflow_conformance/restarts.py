@@ -18,7 +18,7 @@ from deerflow_conformance.subscribers import Reader, data_of, publish_numbers, r
 
 def _expect_durable(bench: Bench) -> None:
     if not bench.durable:
-        bench.not_applicable("the function was not given durable=True, so no server was killed")
+        bench.without_server("durable=True", "killed")
 
 
 @check("G5", level="L3")

@@ -123,7 +123,7 @@ def _on_a_bad_network(bench: Bench, told: Story, *promises: str) -> None:
 def nobody_misses_anything_when_the_server_restarts(bench: Bench) -> None:
     """The server is killed and started again in the midst of publishing: what it acknowledged comes once."""
     if not bench.durable:
-        bench.not_applicable("the function was not given durable=True, so no server was killed")
+        bench.without_server("durable=True", "killed")
 
     async def restart(*_: object) -> None:
         await bench.restart()

@@ -81,7 +81,7 @@ def disturb_network(bench: Bench, rivalry: Rivalry) -> None:
 def restart_server(bench: Bench, rivalry: Rivalry) -> None:
     """Stop the server in the middle of a call, and start it again; where what it acknowledged outlives that."""
     if not bench.durable:
-        bench.not_applicable("the function was not given durable=True, so no server was killed")
+        bench.without_server("durable=True", "killed")
 
     async def body(program: list[Turn]) -> None:
         space, history = bench.space(), History(bench.capability)
