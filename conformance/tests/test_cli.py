@@ -171,7 +171,7 @@ def test_json_is_for_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (("run", "test_conformed.py", "--set", "path=x"), "a file has its own settings"),
         (("run", "test_conformed.py", "--only", "memory"), "does not offer memory"),
         (("run", "json.py"), "there is a module 'json' already"),
-        (("run", "test_no_start.py"), "start= failed: OSError('no such server')"),
+        (("run", "test_no_start.py"), "test_no_start.py, line 7: OSError('no such server')"),
         (("run", "inprocess", "--report", "test_conformed.py"), "test_conformed.py cannot hold reports"),
         (("matrix",), "Missing argument"),
         (("matrix", "absent.json"), "absent.json: No such file"),

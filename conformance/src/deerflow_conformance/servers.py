@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,15 @@ def _called(function: Callable[[], Any], name: str) -> Any:
     except (KeyboardInterrupt, BrokenUse):
         raise
     except BaseException as error:
-        raise BrokenUse(f"{name}= failed: {error!r}") from error
+        raise BrokenUse(f"{name}= failed{_place(function, error)}: {error!r}") from None
+
+
+def _place(function: Callable[[], Any], error: BaseException) -> str:
+    """Say where *error* came from: in the file of *function* if it has one, else wherever it was raised."""
+    own = getattr(getattr(function, "__code__", None), "co_filename", "")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    last = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1] if frames else None)
+    return "" if last is None else f" in {last.filename}, line {last.lineno}"
 
 
 async def _aside(function: Switch | None, name: str) -> None:
