@@ -187,7 +187,9 @@ class Run:
         kind = next((kind for form, kind in _KINDS.items() if isinstance(error, form)), Kind.ERROR)
         if type(error) is AssertionError:
             kind = Kind.UNKEPT
-        message = str(error) if kind is not Kind.ERROR else "".join(traceback.format_exception_only(error)).rstrip()
+        message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        if kind is Kind.ERROR:
+            message = "".join(traceback.format_exception_only(error)).rstrip()  # its notes, too
         return Failure(
             kind,
             check.name,
