@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from deerflow_backends.streams import Reach
+from deerflow_conformance import bench as benches
 from deerflow_conformance.bench import Bench
 from deerflow_conformance.checks import NotApplicable, Unkept, check, checks_of, expect, unkept
 from deerflow_conformance.conformances import PluginRecipe
@@ -111,6 +112,19 @@ def test_a_failing_program_is_shortened(bench: Bench) -> None:
         bench.explore(st.lists(st.sampled_from("abc")), body)
     assert failed.value.got == "['b']"
     assert bench.program == "['b']"
+
+
+def test_a_program_may_be_shortened_too_little(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the time for it is over the shortest that was found is kept, and says that it may not be the shortest."""
+    monkeypatch.setattr(benches, "_SHRINK_SECONDS", 0.0)
+
+    async def body(program: list[str]) -> None:
+        expect("b" not in program, "no b", program)
+
+    with pytest.raises(Unkept):
+        bench.explore(st.lists(st.sampled_from("abc"), min_size=9), body)
+    assert bench.program is not None
+    assert bench.program.splitlines()[1:] == ["# the shortest that was found in 0 s"]
 
 
 def test_a_failure_that_comes_and_goes_is_a_failure(bench: Bench) -> None:

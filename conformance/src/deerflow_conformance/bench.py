@@ -341,6 +341,8 @@ class Bench:
             # The last one that failed is the shortest so far.
             program, failure = failed[-1]
             self.program = _program_text(program)
+            if isinstance(error, _Enough):
+                self.program += f"\n# the shortest that was found in {_SHRINK_SECONDS:g} s"
             if isinstance(error, Flaky):
                 failure.add_note("It does not fail every time: the backend is not deterministic here.")
             if isinstance(failure, Blocked):

@@ -84,7 +84,7 @@ class Failure:
         check: The check's name.
         check_sentence: What the check tests.
         message: What was wrong.
-        program: The shortest generated program that shows it, or None if nothing was generated.
+        program: The shortest generated program that was found to show it, or None if nothing was generated.
         trace: Where it happened, the backend's and the check's lines.
         history: What was called, by whom and when, and what came of it, as short as still shows the failure; None
             where the check keeps none.
