@@ -14,7 +14,7 @@ from deerflow_conformance.results import Result
 #: ``user:password@`` in front of a host.
 _USERINFO: Final = re.compile(r"(://)[^\s/@'\"]*@")
 #: What of a failure is in the kit's own words, whatever was tested.
-_OWN: Final = frozenset({"kind", "check", "check_sentence", "cause"})
+_OWN: Final = ("check", "check_sentence", "cause")
 
 
 def without_secrets(text: str, secrets: Collection[str]) -> str:
@@ -25,8 +25,8 @@ def without_secrets(text: str, secrets: Collection[str]) -> str:
 
 
 def scrubbed(result: Result, secrets: Collection[str]) -> Result:
-    """Return *result* without *secrets* in any of its texts."""
-    return _with_texts(result, lambda text: without_secrets(text, secrets))
+    """Return *result* without *secrets* in any of its texts, but those that are the kit's own words."""
+    return _with_texts(result, lambda text: without_secrets(text, secrets), but=_OWN)
 
 
 def portable(result: Result) -> Result:
@@ -47,14 +47,14 @@ def whole(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _with_texts(result: Result, change: Callable[[str], str]) -> Result:
-    """Return *result* with every text of it changed that is not the kit's own."""
+def _with_texts(result: Result, change: Callable[[str], str], but: Collection[str] = ()) -> Result:
+    """Return *result* with every text of it changed, but those fields of its failure."""
     failure = result.failure
     if failure is not None:
         texts: dict[str, Any] = {
             field.name: change(text)
             for field in dataclasses.fields(failure)
-            if field.name not in _OWN and (text := getattr(failure, field.name)) is not None
+            if field.name not in ("kind", *but) and (text := getattr(failure, field.name)) is not None
         }
         failure = dataclasses.replace(failure, **texts)
     return dataclasses.replace(result, reason=change(result.reason), failure=failure)
