@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from deerflow_backends import plugins
+from deerflow_backends import mistakes, plugins
 from deerflow_backends.errors import BackendsError, ConfigError, PluginError
 from deerflow_backends.mistakes import Place, unknown
 from deerflow_backends.plugins import Plugin
@@ -88,6 +88,16 @@ def settings_of(name: str, connection: Mapping[str, Any]) -> ConnectionSettings 
         ConfigError: A setting is bad.
     """
     return _settings(plugins.load(name), connection, _TRIAL)
+
+
+def texts_in(value: Any) -> frozenset[str]:
+    """Return every text in a setting's *value*, and the passwords of URLs among them."""
+    return mistakes.secrets_in(value)
+
+
+def is_declared_harmless(name: str, value: Any, settings: ConnectionSettings) -> bool:
+    """Whether *settings* say that the *value* of the one called *name* is a folder, a number or one of a list."""
+    return not secrets_of(settings, {name: value})
 
 
 def _settings(plugin: Plugin, connection: Mapping[str, Any], namespace: str) -> ConnectionSettings | None:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from deerflow_backends import mistakes
-from deerflow_backends.settings import ConnectionSettings, secrets_of
+from deerflow_backends.settings import ConnectionSettings
 from deerflow_conformance import plugin_opening
 
 #: Names of settings whose values are never repeated, whatever they look like.
@@ -42,8 +41,8 @@ def is_harmless(name: str, value: Any, settings: ConnectionSettings | None) -> b
     if _PRIVATE.search(name):
         return False
     text = str(value)
-    typed = settings is not None and "://" not in text and not secrets_of(settings, {name: value})
-    return typed or _PLAIN.fullmatch(text) is not None
+    declared = settings is not None and plugin_opening.is_declared_harmless(name, value, settings)
+    return (declared and "://" not in text) or _PLAIN.fullmatch(text) is not None
 
 
 def secrets_of_one(name: str, value: Any, settings: ConnectionSettings | None) -> Iterator[str]:
@@ -51,7 +50,7 @@ def secrets_of_one(name: str, value: Any, settings: ConnectionSettings | None) -
     if is_harmless(name, value, settings):
         return
     private = _PRIVATE.search(name) or hasattr(getattr(settings, name, None), "get_secret_value")
-    for text in mistakes.secrets_in(value):
+    for text in plugin_opening.texts_in(value):
         # One or two characters stand in every text, and nothing else would be left of it.
         if len(text) > 2 and (private or not _WORDS.fullmatch(text)):
             yield text
