@@ -34,7 +34,7 @@ def test_conformant_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     for promise in promises_of("counters", "L1"):
         assert any(line.startswith(f"counters {promise.number}") for line in lines)
     assert lines[-1].startswith("counters/1.0 L1 · ")
-    assert lines[-1].endswith("not at this level: G5, G7, G12)")
+    assert lines[-1].endswith("not at this level: G5, G7, G12) · budget 0.1")
 
 
 def test_one_broken_promise_is_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

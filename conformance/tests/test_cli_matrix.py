@@ -12,6 +12,9 @@ from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_conformance.cli import main
 from deerflow_conformance.promises import promises_of
 
+#: What is said where a budget below 1 was asked for.
+FEW = "At budget 0.1 fewer programs were drawn than at 1, so a fault may have gone unseen."
+
 
 async def _nothing(*_: Any, **__: Any) -> None:
     """Do nothing."""
@@ -28,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["run", "inprocess", "--only", capability, *quick, *more, "--report", made]) == code
 
     run("good", "counters", code=0)
+    run("harness", "counters", "--level", "L0", code=0)
     run("memory", "memory", code=0)
     run("part", "counters", "-k", "C1", code=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,22 +54,34 @@ def matrix(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tu
 @pytest.mark.parametrize(
     ("names", "code", "said"),
     [
-        (["good"], 0, "conformant  Every promise that applies was kept by the 1 backend."),
-        (["good", "memory"], 0, "conformant  Every promise that applies was kept by each of 2 reports."),
-        (["good", "part"], 3, "incomplete  1 of 2 reports is conformant."),
-        (["part", "bad", "good"], 1, "not conformant  1 of 3 reports is conformant."),
-        (["bad", "broken", "part"], 2, "broken  0 of 3 reports are conformant."),
-        (["good", "good"], 0, "conformant  Every promise that applies was kept by each of 2 reports."),
+        (["good"], 0, f"conformant at L1  Every promise that applies was kept by the 1 backend, at L1. {FEW}"),
+        (
+            ["good", "memory"],
+            0,
+            f"conformant at L1  Every promise that applies was kept by each of 2 reports, at L1. {FEW}",
+        ),
+        (["harness"], 0, "conformant at L0  What opens the 1 backend works. No promise was tested."),
+        (["good", "part"], 3, f"incomplete  1 of 2 reports is conformant, at L1. {FEW}"),
+        (["part", "bad", "good"], 1, f"not conformant  1 of 3 reports is conformant, at L1. {FEW}"),
+        (["bad", "broken", "part"], 2, f"broken  0 of 3 reports are conformant. {FEW}"),
+        (
+            ["good", "good"],
+            0,
+            f"conformant at L1  Every promise that applies was kept by each of 2 reports, at L1. {FEW}",
+        ),
     ],
     ids=str,
 )
 def test_a_matrix_is_as_good_as_its_worst(
     matrix: Callable[..., tuple[int, str]], names: list[str], code: int, said: str
 ) -> None:
-    """The exit code is 0 only if every report is conformant, else the gravest of them; the last line says so."""
+    """The exit code is 0 only if every report is conformant, else the gravest of them; the last words say so.
+
+    They say at which level, too, that a harness alone is no promise, and that few programs prove little.
+    """
     found, out = matrix(*names)
     assert found == code
-    assert out.splitlines()[-1] == said
+    assert " ".join(out.split()).endswith(said.replace("  ", " "))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +108,7 @@ def test_backends_by_capabilities_and_promises_by_backends(matrix: Callable[...,
     _, out = matrix("good", "bad", "memory")
     lines = [line.strip() for line in out.splitlines()]
     assert lines[1].split() == ["backend", "memory", "counters"]
-    assert "16/16 L1" in out
+    assert "16/16 L1, budget 0.1" in " ".join(out.split())
     (row,) = [line.split() for line in lines if line.startswith("C6 ")]
     assert row == ["C6", "passed", "failed"]
     assert not [line for line in lines if line.startswith("C1 ")]
@@ -105,6 +121,7 @@ def test_json_holds_every_state(matrix: Callable[..., tuple[int, str]]) -> None:
     plain = json.loads(out)
     assert (code, plain["exit"], plain["meaning"]) == (3, 3, "incomplete")
     good, part = plain["rows"]
+    assert (good["asked"], good["budget"]) == ("L1", 0.1)
     assert good["label"] != part["label"]
     assert set(good["capabilities"]["counters"]["states"]) == {one.number for one in promises_of("counters")}
     assert good["capabilities"]["counters"]["states"]["G1"] == "passed in part"
@@ -133,6 +150,8 @@ def test_the_page_shows_all_of_it(tmp_path: Path, matrix: Callable[..., tuple[in
         for promise in promises_of(capability):
             assert f"<b>{promise.number}</b>" in page
     assert "not in its report" in page
+    assert "L1, budget 0.1" in page
+    assert FEW in page
     assert "not at this level" in page
     assert "<script" not in page
     assert page.rstrip().endswith("</html>")
@@ -146,7 +165,7 @@ def test_a_page_that_cannot_be_written_is_2(folder: Path, capsys: pytest.Capture
 
 
 def test_one_bad_report_spoils_the_matrix(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report that contradicts itself is named, and nothing is shown of the others."""
+    """A report that contradicts itself, in its words too, is named, and nothing is shown of the others."""
     path = tmp_path / "forged.json"
     good = folder / "bad/report.json"
     path.write_text(good.read_text().replace('"exit": 1', '"exit": 0'))
@@ -154,3 +173,20 @@ def test_one_bad_report_spoils_the_matrix(folder: Path, tmp_path: Path, capsys: 
     told = capsys.readouterr()
     assert told.out == ""
     assert "forged.json: capabilities[0].exit: it says 0, and its results come to 1" in told.err
+    path.write_text(good.read_text().replace("9/16 passed", "16/16 passed"))
+    assert main(["matrix", str(good), str(path)]) == 2
+    assert "forged.json: capabilities[0].verdict: it says 'counters/1.0 L1 · " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "target",
+    [("inprocess",), ("sqlite", "--set", "path=.", "--only", "memory", "--level", "L1")],
+    ids=["in process", "without owned"],
+)
+def test_what_a_run_finds_not_applicable_may_be_so(
+    target: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the kit writes nothing is refused for promises that it could not apply, however little it was given."""
+    monkeypatch.chdir(tmp_path)
+    code = main(["run", *target, "--budget", "0.01", "--report", "made"])
+    assert main(["matrix", "made/report.json"]) == code == 0

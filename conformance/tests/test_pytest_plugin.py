@@ -100,7 +100,7 @@ def test_one_item_a_promise(run: Run) -> None:
 def test_a_conformant_backend_is_green(run: Run) -> None:
     """All pass, the summary says of how many and what was not tested, and the exit code is 0."""
     result = run(GOOD)
-    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · */* passed (*not applicable: *G7, G12)"])
+    result.stdout.fnmatch_lines(["acme: counters/1.0 L2 + load · */* passed (*not applicable: *G7, G12) · budget 0.1"])
     assert result.ret == pytest.ExitCode.OK
 
 

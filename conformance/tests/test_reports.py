@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +18,7 @@ from deerflow_conformance.promises import HARNESS, Capability, Level, promises_o
 from deerflow_conformance.reports import FileSource, Part, PluginSource, Report, part_of, prepare, write_reports
 from deerflow_conformance.reports.badge import badge, badge_text
 from deerflow_conformance.reports.junit import junit
+from deerflow_conformance.reports.matrix import matrix_of, matrix_page, why
 from deerflow_conformance.reports.page import report_page, took, wanted_and_got
 from deerflow_conformance.reports.writing import FILES
 from deerflow_conformance.results import BrokenUse, Exit, Failure, Kind, KnownFailure, Result, State, Verdict
@@ -47,6 +48,7 @@ def part(
     last: State = State.PASSED,
     *,
     level: Level = "load",
+    budget: float = 1.0,
     text: str = "because",
     leave_out: Iterable[str] = (),
 ) -> Part:
@@ -56,11 +58,18 @@ def part(
     results.append(made(numbers[-1], capability, last, text))
     results.insert(0, made(HARNESS.number, capability, harness, text))
     source = PluginSource("acme", {"path": "/srv/x y", "url": None})
-    return part_of("acme", source, Verdict(capability, level, tuple(results), "host"), server="Acme 4")
+    return part_of("acme", source, Verdict(capability, level, tuple(results), "host", budget), server="Acme 4")
+
+
+def harness_part(state: State = State.PASSED) -> Part:
+    """A capability of which only the harness check was asked for."""
+    results = (made(HARNESS.number, "memory", state),)
+    return part_of("acme", FileSource("a.py", "f"), Verdict("memory", "L0", results, "host"))
 
 
 def report(*parts: Part, asked: Level | None = None) -> Report:
-    return Report(parts, "1.0.0", "CPython 3.11", datetime(2026, 2, 1, tzinfo=UTC), 7, 0.5, asked)
+    budget = parts[0].verdict.budget
+    return Report(parts, "1.0.0", "CPython 3.11", datetime(2026, 2, 1, tzinfo=UTC), 7, budget, asked)
 
 
 class Page(HTMLParser):
@@ -119,12 +128,25 @@ def test_a_part_of_a_run_is_never_green() -> None:
 def test_less_than_all_is_conformant_at_its_level_only() -> None:
     """Whoever asked for a lower level reads that in the verdict, and of the harness alone that it is no promise."""
     assert "Conformant at L1" in Page(report_page(report(part(level="L1"), asked="L1"))).text
-    harness = part_of(
-        "acme", FileSource("a.py", "f"), Verdict("memory", "L0", (made("L0", "memory", State.PASSED),), "host")
-    )
-    text = Page(report_page(report(harness, asked="L0"))).text
+    text = " ".join(Page(report_page(report(harness_part(), asked="L0"))).text.split())
     assert "Conformant at L0" in text
     assert "No promise was tested." in text
+    assert "harness passed" in text
+    broken = " ".join(Page(report_page(report(harness_part(State.FAILED), asked="L0"))).text.split())
+    assert "harness failed" in broken
+    assert "harness passed" not in broken
+
+
+def test_few_programs_are_told() -> None:
+    """Whoever drew fewer programs than the kit means to says so in each verdict, and the page says what it means."""
+    told = report(part(budget=0.01))
+    assert told.parts[0].verdict.line() == "counters/1.0 L3 + load · 20/20 passed · budget 0.01"
+    text = " ".join(Page(report_page(told)).text.split())
+    assert "At budget 0.01 fewer programs were drawn than at 1, so a fault may have gone unseen." in text
+    assert "L3 + load, budget 0.01" in text
+    for enough in (report(part()), report(part(budget=3.0)), report(harness_part(), asked="L0")):
+        assert "udget 0" not in enough.parts[0].verdict.line()
+        assert "fewer programs" not in report_page(enough)
 
 
 def test_the_page_tells_everything_about_a_failure() -> None:
@@ -136,7 +158,7 @@ def test_the_page_tells_everything_about_a_failure() -> None:
     results = [*part().verdict.results]
     results[7] = Result("C7", "counters", State.FAILED, "", failure, ("L1",), 1.25)
     source = FileSource("tests/test_acme.py", "counters")
-    told = report(part_of("acme", source, Verdict("counters", "load", tuple(results), "host")))
+    told = report(part_of("acme", source, Verdict("counters", "load", tuple(results), "host", 0.5)))
     page = report_page(told)
     text = " ".join(Page(page).text.split())
     details = text[text.index("C7 Any model name counts, ten thousand models in one call. failed · 1.2 s") :]
@@ -216,6 +238,49 @@ def test_headings_and_anchors_are_in_order() -> None:
     assert all("aria-labelledby" in one for tag, one in page.tags if tag in ("section", "article"))
 
 
+# ---------------------------------------------------------------------- the matrix
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "said"),
+    [
+        ([report(part())], None, "Every promise that applies was kept by the 1 backend, at L3 + load."),
+        (
+            [report(part()), report(part(level="L1"), asked="L1")],
+            "L1",
+            "Every promise that applies was kept by each of 2 backends, at L3 + load and L1.",
+        ),
+        ([report(harness_part(), asked="L0")] * 2, "L0", "What opens each of 2 backends works. No promise was tested."),
+        (
+            [report(part()), report(harness_part(), asked="L0")],
+            "L0",
+            "Every promise that applies was kept by the 1 backend, at L3 + load. Of 1 backend no promise was tested.",
+        ),
+        (
+            [report(part(level="L1"), asked="L1"), report(part(last=State.FAILED))],
+            "L1",
+            "1 of 2 backends is conformant, at L1.",
+        ),
+        ([report(part(last=State.FAILED))], None, "0 of 1 backend are conformant."),
+        (
+            [report(part(budget=0.01)), report(part(budget=0.2)), report(part())],
+            None,
+            "Every promise that applies was kept by each of 3 backends, at L3 + load. "
+            "At budget 0.01 and budget 0.2 fewer programs were drawn than at 1, so a fault may have gone unseen.",
+        ),
+    ],
+    ids=["all", "two levels", "harness alone", "harness among others", "bad", "worse", "few programs"],
+)
+def test_a_matrix_says_what_was_tested(told: Sequence[Report], asked: Level | None, said: str) -> None:
+    """Many reports come to no more than they say each: at which levels, of which no promise, with how few programs."""
+    matrix = matrix_of([(str(number), one) for number, one in enumerate(told)])
+    assert matrix.asked == asked
+    assert why(matrix) == said
+    text = " ".join(Page(matrix_page(matrix)).text.split())
+    assert said in text
+    assert ("Conformant at L0" in text) is (asked == "L0")
+
+
 # ---------------------------------------------------------------------- colours
 
 
@@ -290,11 +355,22 @@ def test_junit_shows_what_did_not_run_as_an_error() -> None:
         (report(part("memory", last=State.FAILED)), "memory L3 + load 23/24 not conformant", False),
         (report(part("memory", leave_out=["M3"])), "memory L3 + load 23/24 incomplete", False),
         (report(part("memory", harness=State.FAILED)), "memory L3 + load 24/24 broken", False),
+        (report(harness_part(), asked="L0"), "memory L0 no promise tested", False),
+        (report(harness_part(State.FAILED), asked="L0"), "memory L0 broken", False),
+        (report(part("memory", budget=0.01)), "memory L3 + load 24/24, budget 0.01", True),
+        (
+            report(part("memory", last=State.FAILED, budget=0.2)),
+            "memory L3 + load 23/24 not conformant, budget 0.2",
+            False,
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_badge_says_it_in_words(told: Report, text: str, green: bool) -> None:
-    """A badge names what was tested, to which level and how many promises; what is not conformant is said so."""
+    """A badge names what was tested, to which level, how many promises and with how few programs.
+
+    Only promises that were kept are green.
+    """
     assert badge_text(told) == text
     root = ElementTree.fromstring(badge(told))
     assert root.get("aria-label") == f"conformance: {text}"

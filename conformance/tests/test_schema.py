@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deerflow_backends import Reach
-from deerflow_conformance.promises import CAPABILITIES, HARNESS, LEVELS, PROMISES, Capability, Level, promises_of
+from deerflow_conformance.promises import (
+    CAPABILITIES,
+    HARNESS,
+    LEVELS,
+    PROMISES,
+    Capability,
+    Level,
+    may_not_apply,
+    promises_of,
+)
 from deerflow_conformance.reports import BadReport, FileSource, Part, PluginSource, Report, read_report
 from deerflow_conformance.reports.model import Distribution
 from deerflow_conformance.results import Exit, Failure, Kind, Result, State, Verdict
@@ -29,8 +39,10 @@ SAID = TEXTS.filter(bool)
 WORDS = st.text("abcæ.-", min_size=1, max_size=8)
 
 
-def result(draw: st.DrawFn, number: str, capability: Capability, state: State) -> Result:
-    """Anything that can have come of one promise."""
+def result(draw: st.DrawFn, number: str, capability: Capability, state: State, verdict: Verdict) -> Result:
+    """Anything that can have come of one promise, for a *verdict* that has no results yet."""
+    if state is State.NOT_APPLICABLE and not may_not_apply(number, capability, verdict.levels):
+        state = State.COULD_NOT_RUN
     failure = None
     if state in (State.FAILED, State.KNOWN_FAILURE):
         program, history = draw(st.none() | TEXTS), draw(st.none() | TEXTS)
@@ -38,27 +50,28 @@ def result(draw: st.DrawFn, number: str, capability: Capability, state: State) -
         kind = draw(st.sampled_from(Kind))
         failure = Failure(kind, check, sentence, message, program, trace, history, cause, snippet)
     reason = draw(TEXTS if state in (State.PASSED, State.FAILED) else SAID)
-    levels: tuple[Level, ...] = draw(st.sampled_from([("L1",), ("L1", "load"), ("L2", "L3")]))
-    return Result(number, capability, state, reason, failure, levels, draw(st.sampled_from([0.0, 1.25, 1e9])))
+    ran = [one for one in verdict.levels if one != "L3" or verdict.reach in ("host", "network")]
+    levels = draw(st.lists(st.sampled_from(ran), unique=True, min_size=1))
+    return Result(number, capability, state, reason, failure, tuple(levels), draw(st.sampled_from([0.0, 1.25, 1e9])))
 
 
 @st.composite
-def parts(draw: st.DrawFn, backend: str, capability: Capability, level: Level) -> Part:
+def parts(draw: st.DrawFn, backend: str, capability: Capability, level: Level, budget: float) -> Part:
     """One capability, tested in whole or in part, of which anything can have come."""
+    verdict = Verdict(capability, level, (), draw(st.sampled_from(REACHES)), budget)
     numbers = [HARNESS.number, *(one.number for one in promises_of(capability, level))]
     numbers = draw(st.lists(st.sampled_from(numbers), unique=True, min_size=1) | st.just(numbers))
     states = draw(st.sampled_from([[State.PASSED], [State.PASSED, State.NOT_APPLICABLE], list(State)]))
-    found = [result(draw, number, capability, draw(st.sampled_from(states))) for number in numbers]
+    found = [result(draw, number, capability, draw(st.sampled_from(states)), verdict) for number in numbers]
     source = draw(
         st.builds(PluginSource, st.just(backend), st.dictionaries(TEXTS, st.none() | TEXTS, max_size=2))
         | st.builds(FileSource, WORDS, WORDS)
     )
     distribution = draw(st.none() | st.builds(Distribution, WORDS, WORDS))
-    reach: Reach | None = draw(st.sampled_from(REACHES))
-    verdict = Verdict(capability, level, tuple(found), reach)
     preview = [number for number, one in PROMISES.items() if not one.counted and capability in one.capabilities]
-    extra = tuple(result(draw, number, capability, State.PASSED) for number in preview if draw(st.booleans()))
-    return Part(backend, source, distribution, draw(st.none() | TEXTS), verdict, extra)
+    preview = preview if level != "L0" else []
+    extra = tuple(result(draw, number, capability, State.PASSED, verdict) for number in preview if draw(st.booleans()))
+    return Part(backend, source, distribution, draw(st.none() | TEXTS), replace(verdict, results=tuple(found)), extra)
 
 
 @st.composite
@@ -68,9 +81,9 @@ def reports(draw: st.DrawFn) -> Report:
     pairs = draw(
         st.lists(st.tuples(st.sampled_from(["acme", "redis"]), st.sampled_from(CAPABILITIES)), unique=True, min_size=1)
     )
-    found = tuple(draw(parts(backend, capability, asked or "load")) for backend, capability in pairs[:2])
-    moment = draw(st.datetimes(datetime(2026, 1, 1), datetime(2100, 1, 1))).replace(tzinfo=UTC, microsecond=0)  # noqa: DTZ001
     budget = draw(st.floats(0.01, 100))
+    found = tuple(draw(parts(backend, capability, asked or "load", budget)) for backend, capability in pairs[:2])
+    moment = draw(st.datetimes(datetime(2026, 1, 1), datetime(2100, 1, 1))).replace(tzinfo=UTC, microsecond=0)  # noqa: DTZ001
     return Report(found, draw(WORDS), draw(WORDS), moment, draw(st.integers()), budget, asked)
 
 
@@ -92,10 +105,10 @@ def test_what_is_written_is_valid_and_comes_back_equal(report: Report) -> None:
 def written() -> dict[str, Any]:
     """A report with all kinds of results and sources in it."""
     failure = Failure(Kind.UNKEPT, "reset_resets", "A reset resets.", "wanted 0, got 1", "p", "t", "h", "c", "s")
-    levels: tuple[Level, ...] = ("L1", "load")
-    states = {"C1": State.FAILED, "C2": State.KNOWN_FAILURE, "C3": State.COULD_NOT_RUN, "C4": State.NOT_APPLICABLE}
+    levels: tuple[Level, ...] = ("L1",)
+    states = {"C1": State.FAILED, "C2": State.KNOWN_FAILURE, "C3": State.COULD_NOT_RUN, "G3": State.NOT_APPLICABLE}
     counters = []
-    for promise in promises_of("counters", "L1")[:6]:
+    for promise in [*promises_of("counters", "L1")[:5], PROMISES["G3"]]:
         state = states.get(promise.number, State.PASSED)
         failed = failure if state in (State.FAILED, State.KNOWN_FAILURE) else None
         counters.append(Result(promise.number, "counters", state, "for a reason", failed, levels, 1.5))
@@ -105,9 +118,11 @@ def written() -> dict[str, Any]:
     preview = (Result("M10", "memory", State.PASSED, "", None, levels, 1.5),)
     plugin = PluginSource("acme", {"path": "/x", "url": None})
     distribution = Distribution("acme-backends", "1.2.3")
+    counted = Verdict("counters", "L1", tuple(counters), "host", 0.5)
+    remembered = Verdict("memory", "L1", tuple(memory), "host", 0.5)
     made = (
-        Part("acme", plugin, distribution, "Acme 4", Verdict("counters", "L1", tuple(counters), "host")),
-        Part("acme", FileSource("a.py", "f"), None, None, Verdict("memory", "L1", tuple(memory), "host"), preview),
+        Part("acme", plugin, distribution, "Acme 4", counted),
+        Part("acme", FileSource("a.py", "f"), None, None, remembered, preview),
     )
     report = Report(made, "1.0.0", "CPython 3.11", datetime(2026, 2, 1, tzinfo=UTC), 7, 0.5, "L1")
     return report.as_json()
@@ -223,13 +238,25 @@ def test_wrong_values_are_refused_by_both(written: dict[str, Any], place: tuple[
         (("capabilities", 1, "exit"), 0, "capabilities[1].exit: it says 0, and its results come to 3"),
         (("capabilities", 0, "passed"), 3, "capabilities[0].passed: it says 3, and its results come to 2"),
         (("capabilities", 0, "wanted"), 15, "capabilities[0].wanted: it says 15, and its results come to 16"),
-        (("capabilities", 0, "missing"), [], "capabilities[0].missing: it says none, and its results come to C7, G1"),
+        (
+            ("capabilities", 0, "missing"),
+            [],
+            "capabilities[0].missing: it says none, and its results come to C6, C7, G1",
+        ),
         (("capabilities", 0, "levels"), ["L0", "L1", "L2"], "capabilities[0].levels: it says L0, L1, L2"),
         (("capabilities", 0, "results", 4, "number"), "C8", "capabilities[0].results: counters has no promise C8"),
         (("capabilities", 0, "results", 4, "number"), "M1", "capabilities[0].results: counters has no promise M1"),
-        (("capabilities", 0, "results", 4, "number"), "C6", "capabilities[0].results: C6 is there 2 times"),
+        (("capabilities", 0, "results", 4, "number"), "C4", "capabilities[0].results: C4 is there 2 times"),
         (("capabilities", 0, "results", 4, "levels"), [], "results, C5: it passed, at no level"),
-        (("capabilities", 0, "results", 3, "reason"), "", "results, C4: it is not applicable without a reason"),
+        (("capabilities", 0, "results", 5, "reason"), "", "results, G3: it is not applicable without a reason"),
+        (("capabilities", 0, "results", 5, "number"), "C7", "C7: it is not applicable, and some check of it applies"),
+        (("capabilities", 0, "results", 5, "number"), "G7", "capabilities[0].results: G7 is not tested at L1"),
+        (("capabilities", 0, "results", 4, "levels"), ["L1", "L3"], "C5: it was checked at L3, and what ran is L0, L1"),
+        (("capabilities", 1, "preview", 0, "levels"), ["load"], "M10: it was checked at load, and what ran is L0, L1"),
+        (("capabilities", 0, "verdict"), "certified", "capabilities[0].verdict: it says 'certified', and its results"),
+        (("capabilities", 0, "verdict"), "x" * 9_999, f"it says '{'x' * 300}…', and its results come to 'counters/1.0"),
+        (("budget",), 0.01, "capabilities[0].verdict: it says 'counters/1.0 L1 · 2/16 passed"),
+        (("meaning",), "conformant", "meaning: it says 'conformant', and its results come to 'not conformant'"),
         (("capabilities", 1, "results", 0, "number"), "M10", "results: M10 is not counted by a verdict"),
         (("capabilities", 1, "preview", 0, "number"), "M1", "preview: M1 is counted by a verdict"),
         (("capabilities", 1, "capability"), "counters", "counters of 'acme' is there 2 times"),
@@ -251,7 +278,7 @@ def test_a_lost_result_is_noticed(written: dict[str, Any]) -> None:
     """Whoever takes a failed promise out of a report has a report that contradicts itself."""
     counters = written["capabilities"][0]
     counters["results"] = [one for one in counters["results"] if one["failure"] is None]
-    with pytest.raises(BadReport, match=r"missing: it says C7, .*, and its results come to C1, C2, C7"):
+    with pytest.raises(BadReport, match=r"missing: it says C6, C7, .*, and its results come to C1, C2, C6"):
         Report.from_json(json.dumps(written))
 
 
@@ -268,9 +295,8 @@ def test_conformant_without_a_kept_promise_is_refused(written: dict[str, Any]) -
         Report.from_json(json.dumps(written))
 
 
-def test_wordings_may_be_of_another_version(written: dict[str, Any]) -> None:
-    """Sentences and verdict lines are for people: a later kit may put them otherwise, and still reads the report."""
-    written["capabilities"][0]["verdict"] = written["meaning"] = "otherwise"
+def test_sentences_may_be_of_another_version(written: dict[str, Any]) -> None:
+    """Sentences of promises are for people: a later kit may make them plainer, and still reads the report."""
     written["capabilities"][0]["results"][0]["sentence"] = "otherwise"
     assert Report.from_json(json.dumps(written)).exit == 1
 

@@ -102,6 +102,6 @@ async def _read(capability: Capability, opened: Any) -> bool:
 
 
 HARNESS_CHECKS: Final = tuple(
-    Check(HARNESS.number, function.__name__, (function.__doc__ or "").strip(), function)
+    Check(HARNESS.number, function.__name__, (function.__doc__ or "").strip(), function, HARNESS.level)
     for function in (it_opens, it_reopens_and_isolates, it_lets_errors_through)
 )

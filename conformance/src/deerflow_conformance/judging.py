@@ -79,7 +79,7 @@ def judge(
     if harness is not None and HARNESS.number not in numbers and harness.state is not State.PASSED:
         results.insert(0, scrubbed(harness, secrets))
         tell.judged(results[0])
-    verdict = Verdict(conformance.capability, level or EVERYTHING, tuple(results), run.verdict.reach)
+    verdict = Verdict(conformance.capability, level or EVERYTHING, tuple(results), run.verdict.reach, budget)
     return Judgement(verdict, None if run.server is None else without_secrets(run.server, secrets))
 
 

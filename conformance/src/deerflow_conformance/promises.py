@@ -5,6 +5,7 @@ The set is frozen with the contract's version.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
@@ -67,6 +68,14 @@ EXEMPTIBLE: Final = frozenset({"M9"})
 
 #: Why a general promise never applies to a capability, whatever the backend: known without running anything.
 NEVER_APPLIES: Final[dict[tuple[str, Capability], str]] = {("G3", "counters"): "counters take no values"}
+
+#: General promises that a capability gives nothing to test by, and the level from which on some check of it applies all
+#: the same: nothing of memories and threads expires.
+_NOTHING_BELOW: Final[dict[tuple[str, Capability], Level | None]] = {
+    **dict.fromkeys(NEVER_APPLIES),
+    ("G11", "memory"): "load",
+    ("G11", "thread_index"): "load",
+}
 
 #: The harness check that comes before every promise: it is the author's function that is tested, not the backend.
 HARNESS: Final = Promise(
@@ -213,6 +222,19 @@ def levels_of(asked: Level, reach: Reach) -> tuple[Level, ...]:
     """
     wanted = LEVELS[: LEVELS.index(asked) + 1]
     return tuple(one for one in wanted if one != "L3" or asked == "L3" or reach != "process")
+
+
+def may_not_apply(number: str, capability: Capability, levels: Collection[Level]) -> bool:
+    """Say whether a promise can be *not applicable* as a whole, where these *levels* ran.
+
+    That is so of what a backend may declare, of what needs more reach than it has, and of the few general promises that
+    a capability gives nothing to test by. Of every other some check applies to every backend.
+    """
+    if number in EXEMPTIBLE:
+        return True
+    if (number, capability) in _NOTHING_BELOW:
+        return _NOTHING_BELOW[number, capability] not in levels
+    return number in PROMISES and PROMISES[number].level not in levels
 
 
 def promises_of(capability: Capability, level: Level | None = None) -> list[Promise]:

@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 prepare(folder)
             except BrokenUse as error:
                 raise pytest.UsageError(f"--conformance-report: {error}") from None
-        summary = Summary(folder, config.getoption("conformance_level"))
+        summary = Summary(folder, config.getoption("conformance_level"), budget)
     config.stash[_summary] = summary
     config.pluginmanager.register(summary, "deerflow_conformance_summary")
 

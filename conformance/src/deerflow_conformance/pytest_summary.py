@@ -51,6 +51,7 @@ class Judged:
     Attributes:
         claim: What is to be judged.
         level: What was asked for.
+        budget: The factor on how many programs are drawn.
         reach: What the backend says of itself, once somebody has asked.
         server: What it runs on, the same.
         results: By promise number.
@@ -58,6 +59,7 @@ class Judged:
 
     claim: Claim
     level: Level
+    budget: float
     reach: Reach | None = None
     server: str | None = None
     results: dict[str, Result] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Judged:
         """What the results amount to, in the order in which one process judges."""
         capability = self.claim["capability"]
         results = [self.results[number] for number in asked_of(capability, EVERYTHING) if number in self.results]
-        return Verdict(capability, self.level, tuple(results), self.reach)
+        return Verdict(capability, self.level, tuple(results), self.reach, self.budget)
 
     def lack(self) -> str:
         """Say how many promises have no result, and why; empty if all that were asked for have one."""
@@ -112,8 +114,8 @@ class Forwarder:
 class Summary:
     """Sums up what was judged, in the process that reports; with a *folder*, in reports too."""
 
-    def __init__(self, folder: Path | None, level: Level) -> None:
-        self._folder, self._level = folder, level
+    def __init__(self, folder: Path | None, level: Level, budget: float) -> None:
+        self._folder, self._level, self._budget = folder, level, budget
         self._judged: dict[str, Judged] = {}
         self._errors: dict[str, str] = {}  # why an item has no result, by its node id; ordinary tests are among them
         self._uncollected = False
@@ -121,7 +123,7 @@ class Summary:
     def claim(self, claims: Mapping[str, Claim]) -> None:
         """Take note of what is to be judged, by the node id of each conformance."""
         for node, claim in claims.items():
-            self._judged.setdefault(node, Judged(claim, self._level))
+            self._judged.setdefault(node, Judged(claim, self._level, self._budget))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Notice a file that cannot be collected: nobody knows what it conforms."""
@@ -173,9 +175,9 @@ class Summary:
             file, _, function = node.partition("::")
             source = FileSource(file, function.partition("::")[0])
             parts.append(part_of(judged.claim["plugin"], source, judged.verdict, server=judged.server))
-        seed, budget = (config.getoption(f"conformance_{name}") for name in ("seed", "budget"))
+        seed = config.getoption("conformance_seed")
         asked = None if self._level == EVERYTHING else self._level
-        write_reports(folder, report_of(parts, seed=seed, budget=budget, asked=asked))
+        write_reports(folder, report_of(parts, seed=seed, budget=self._budget, asked=asked))
 
     def _in_order(self) -> list[tuple[str, Judged]]:
         """Return them by plugin and in the order of the contract, whatever order other processes ended in."""

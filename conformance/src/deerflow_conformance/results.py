@@ -134,6 +134,12 @@ class Result:
             plain["failure"]["kind"] = self.failure.kind.value
         return plain
 
+    @property
+    def word(self) -> str:
+        """The state as reports put it, and whether it is that of a part only."""
+        in_part = self.state is State.PASSED and self.reason
+        return f"{self.state} in part" if in_part else str(self.state)
+
     @staticmethod
     def from_json(plain: dict[str, Any]) -> Result:
         """Take back what `as_json` gave."""
@@ -152,12 +158,14 @@ class Verdict:
         level: What was asked for.
         results: The harness check's and the promises', each at most once.
         reach: What the backend says of itself, or None if it could not be asked.
+        budget: The factor on how many programs were drawn.
     """
 
     capability: Capability
     level: Level
     results: tuple[Result, ...]
     reach: Reach | None = None
+    budget: float = 1.0
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -198,17 +206,32 @@ class Verdict:
         if above := [one.number for one in promises_of(self.capability) if one.number not in level]:
             notes.append(f"not at this level: {_listed(above)}")
         if self.level == "L0":
-            harness = next((one.state for one in self.results if one.number == "L0"), "not run")
-            return f"{self.capability}/{CONTRACT_VERSION} L0 · {harness}"
+            return f"{self.capability}/{CONTRACT_VERSION} L0 · {self.harness}"
         detail = f" ({'; '.join(notes)})" if notes else ""
+        few = f" · {self.small_budget}" if self.small_budget else ""
         score = f"{len(passed)}/{len(wanted) - len(exempt)} passed"
-        return f"{self.capability}/{CONTRACT_VERSION} {self.level_text} · {score}{detail}"
+        return f"{self.capability}/{CONTRACT_VERSION} {self.level_text} · {score}{detail}{few}"
 
     @property
     def level_text(self) -> str:
         """The highest level that ran, and load if that did: ``L2``, ``L3 + load``."""
         *below, highest = self.levels
         return highest if highest != "load" else f"{below[-1]} + load"
+
+    @property
+    def small_budget(self) -> str:
+        """The budget where it drew fewer programs than the kit means to: ``budget 0.2``; else nothing."""
+        return f"budget {self.budget:g}" if self.budget < 1 and self.level != "L0" else ""
+
+    @property
+    def scope(self) -> str:
+        """What ran, and whether with fewer programs: ``L3 + load``, ``L2, budget 0.2``."""
+        return f"{self.level_text}, {self.small_budget}" if self.small_budget else self.level_text
+
+    @property
+    def harness(self) -> str:
+        """What came of the harness check, or ``not run``."""
+        return next((str(one.state) for one in self.results if one.number == "L0"), "not run")
 
 
 def _listed(numbers: Sequence[str]) -> str:

@@ -86,7 +86,8 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """What the promises judged so far amount to."""
-        return Verdict(self.conformance.capability, self.level, tuple(self.results.values()), self._bench.known_reach)
+        results = tuple(self.results.values())
+        return Verdict(self.conformance.capability, self.level, results, self._bench.known_reach, self._budget)
 
     def judge(self, number: str) -> Result:
         """Return what comes of one promise; the harness check comes first, whether asked for or not.

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from deerflow_conformance.cli.output import cell, console, print_json, remark, table
 from deerflow_conformance.cli.screen import STYLES
-from deerflow_conformance.promises import CAPABILITIES, Capability, promises_of
+from deerflow_conformance.promises import CAPABILITIES, Capability, Level, promises_of
 from deerflow_conformance.reports import BadReport, Report, read_report
 from deerflow_conformance.reports.matrix import UNASKED, Matrix, matrix_of, matrix_page, state_of, why
-from deerflow_conformance.reports.model import MEANINGS
+from deerflow_conformance.reports.page import meaning
 from deerflow_conformance.reports.writing import write_whole
 from deerflow_conformance.results import BrokenUse, Exit, State
 
@@ -56,7 +56,7 @@ def _print(matrix: Matrix, out: Console) -> None:
     out.print(listing)
     for capability in shown:
         _print_promises(matrix, capability, out)
-    out.print(Text.assemble(_word(matrix.exit), "  ", why(matrix)))
+    out.print(Text.assemble(_word(matrix.exit, matrix.asked), "  ", why(matrix)))
 
 
 def _summary(matrix: Matrix, label: str, capability: Capability) -> Text:
@@ -65,7 +65,7 @@ def _summary(matrix: Matrix, label: str, capability: Capability) -> Text:
     if part is None:
         return Text("-", "dim")
     code = part.verdict.exit
-    return Text.assemble(f"{part.score} {part.verdict.level_text}\n", _word(code))
+    return Text.assemble(f"{part.score} {part.verdict.scope}\n", _word(code, row.report.asked))
 
 
 def _print_promises(matrix: Matrix, capability: Capability, out: Console) -> None:
@@ -92,5 +92,5 @@ def _style(state: str) -> str:
     return "bold red" if "fail" in state else "yellow" if state in ("could not run", "not run") else "dim"
 
 
-def _word(code: Exit) -> tuple[str, str]:
-    return MEANINGS[code], STYLES.get(code, "bold red")
+def _word(code: Exit, asked: Level | None) -> tuple[str, str]:
+    return meaning(code, asked), STYLES.get(code, "bold red")

@@ -7,10 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from deerflow_conformance.promises import CAPABILITIES, Capability, promises_of
+from deerflow_conformance.promises import CAPABILITIES, EVERYTHING, HARNESS, LEVELS, Capability, Level, promises_of
 from deerflow_conformance.reports.model import FORMAT, MEANINGS, Part, Report
-from deerflow_conformance.reports.page import NOT_RUN, STATES, environment, plural, took, verdict_view
-from deerflow_conformance.results import Exit, State
+from deerflow_conformance.reports.page import (
+    NOT_RUN,
+    STATES,
+    environment,
+    few_programs,
+    listed,
+    plural,
+    took,
+    verdict_view,
+)
+from deerflow_conformance.results import Exit
 from deerflow_conformance.texts import sentence_of
 
 _ABOVE: Final = "not at this level"
@@ -53,6 +62,12 @@ class Matrix:
         codes = {row.report.exit for row in self.rows}
         return next((code for code in _GRAVEST if code in codes), Exit.CONFORMANT if codes else Exit.INCOMPLETE)
 
+    @property
+    def asked(self) -> Level | None:
+        """The lowest level that a report was asked for; None if each was asked for all that applies."""
+        lowest = min((row.report.level for row in self.rows), key=LEVELS.index)
+        return None if lowest == EVERYTHING else lowest
+
     def of(self, capability: Capability) -> list[Row]:
         """Return the rows that say something about *capability*."""
         return [row for row in self.rows if capability in row.parts]
@@ -67,6 +82,8 @@ class Matrix:
                 {
                     "label": row.label,
                     "report": row.name,
+                    "asked": row.report.asked,
+                    "budget": row.report.budget,
                     "exit": int(row.report.exit),
                     "capabilities": {
                         capability: {**_summary(part), "states": {one: state_of(part, one) for one in _numbers(part)}}
@@ -99,8 +116,7 @@ def state_of(part: Part, number: str) -> str:
     """Return what came of a promise, ``not run`` or ``not at this level``."""
     for result in part.verdict.results:
         if result.number == number:
-            in_part = result.state is State.PASSED and result.reason
-            return f"{result.state} in part" if in_part else str(result.state)
+            return result.word
     return NOT_RUN if number in part.verdict.missing else _ABOVE
 
 
@@ -133,7 +149,7 @@ def matrix_page(matrix: Matrix) -> str:
         environment()
         .get_template("matrix.html.jinja")
         .render(
-            verdict={**verdict_view(matrix.exit), "why": why(matrix)},
+            verdict={**verdict_view(matrix.exit, matrix.asked), "why": why(matrix)},
             capabilities=[one for one in CAPABILITIES if matrix.of(one)],
             rows=[_row(matrix, row) for row in matrix.rows],
             tables=[_table(matrix, one) for one in CAPABILITIES if matrix.of(one)],
@@ -144,14 +160,33 @@ def matrix_page(matrix: Matrix) -> str:
 
 def why(matrix: Matrix) -> str:
     """Say in a sentence what the matrix comes to."""
-    exits, what = [row.report.exit for row in matrix.rows], "backend"
-    if len({part.backend for row in matrix.rows for part in row.parts.values()}) < len(matrix.rows):
-        exits, what = [one.exit for one in {id(row.report): row.report for row in matrix.rows}.values()], "report"
-    good = exits.count(Exit.CONFORMANT)
-    backends = plural(len(exits), what)
-    if good == len(exits):
-        return f"Every promise that applies was kept by {'the' if good == 1 else 'each of'} {backends}."
-    return f"{good} of {backends} {'is' if good == 1 else 'are'} conformant."
+    return f"{_outcome(matrix)}{few_programs(part.verdict for row in matrix.rows for part in row.parts.values())}"
+
+
+def _outcome(matrix: Matrix) -> str:
+    rows, what = matrix.rows, "backend"
+    if len({part.backend for row in rows for part in row.parts.values()}) < len(rows):
+        rows, what = tuple({id(row.report): row for row in rows}.values()), "report"
+    good = [row for row in rows if row.report.exit is Exit.CONFORMANT]
+    if len(good) < len(rows):
+        are = f"{'is' if len(good) == 1 else 'are'} conformant{f', at {_levels(matrix, good)}' if good else ''}"
+        return f"{len(good)} of {plural(len(rows), what)} {are}."
+    tested = [row for row in good if row.report.level != HARNESS.level]
+    if not tested:
+        return f"What opens {_each_of(good, what)} works. No promise was tested."
+    untested = len(good) - len(tested)
+    but = f" Of {plural(untested, what)} no promise was tested." if untested else ""
+    return f"Every promise that applies was kept by {_each_of(tested, what)}, at {_levels(matrix, tested)}.{but}"
+
+
+def _levels(matrix: Matrix, of: Sequence[Row]) -> str:
+    reports = [row.report for row in of]
+    parts = [part for row in matrix.rows if row.report in reports for part in row.parts.values()]
+    return listed(list(dict.fromkeys(part.verdict.level_text for part in parts)))
+
+
+def _each_of(rows: Sequence[Row], what: str) -> str:
+    return f"{'the' if len(rows) == 1 else 'each of'} {plural(len(rows), what)}"
 
 
 def _row(matrix: Matrix, row: Row) -> dict[str, Any]:
@@ -167,9 +202,9 @@ def _row(matrix: Matrix, row: Row) -> dict[str, Any]:
         cells.append(
             part
             and {
-                **verdict_view(part.verdict.exit),
+                **verdict_view(part.verdict.exit, row.report.asked),
                 "score": part.score,
-                "levels": part.verdict.level_text,
+                "levels": part.verdict.scope,
                 "took": took(part.seconds),
             }
         )

@@ -20,7 +20,8 @@ from deerflow_conformance.promises import (
 from deerflow_conformance.results import Exit, Result, State, Verdict, exit_of
 from deerflow_conformance.texts import sentence_of
 
-#: The version of the form of report.json; a form that older kits cannot read has another.
+#: The version of the form of report.json, of how a verdict is put in words too; a form that older kits cannot read, or
+#: whose words they put otherwise, has another.
 FORMAT: Final = 1
 
 #: What each exit code means, in the words that reports use.
@@ -64,11 +65,7 @@ class PluginSource:
 
     def command(self, capability: Capability) -> str:
         """Return the command that tests *capability* of it; a hidden value is to be put back by the reader."""
-        settings = "".join(
-            f" --set {shlex.quote(name + '=' + ('...' if value is None else value))}"
-            for name, value in self.settings.items()
-        )
-        return f"deerflow-conformance run {shlex.quote(self.plugin)}{settings} --only {capability}"
+        return f"deerflow-conformance run {shlex.quote(self.plugin)}{set_options(self.settings)} --only {capability}"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -235,6 +232,13 @@ class Report:
         from deerflow_conformance.reports.reading import parsed  # noqa: PLC0415  # loads pydantic
 
         return parsed(text)
+
+
+def set_options(settings: Mapping[str, str | None]) -> str:
+    """Return *settings* as options of a command line, each after a space; ``...`` is for a hidden value."""
+    return "".join(
+        f" --set {shlex.quote(name + '=' + ('...' if value is None else value))}" for name, value in settings.items()
+    )
 
 
 def command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from deerflow_conformance.promises import HARNESS, Level, promises_of
 from deerflow_conformance.reports.model import MEANINGS, Part, PluginSource, Report
 from deerflow_conformance.reports.texts import visible
-from deerflow_conformance.results import Exit, Failure, Kind, Result, State
+from deerflow_conformance.results import Exit, Failure, Kind, Result, State, Verdict
 from deerflow_conformance.texts import sentence_of
 
 NOT_RUN: Final = "not run"
@@ -71,7 +71,7 @@ def report_page(report: Report) -> str:
             name=", ".join(report.backends),
             verdict={
                 **verdict_view(report.exit, report.asked),
-                "why": _why(report),
+                "why": f"{_why(report)}{few_programs(part.verdict for part in report.parts)}",
                 "links": list(_links(report, views)),
             },
             capabilities=views,
@@ -123,8 +123,21 @@ def verdict_view(code: Exit, asked: Level | None = None) -> dict[str, str]:
         asked: The level that was asked for: whoever asked for less than all is conformant at that only.
     """
     style, shape = _STYLES[code]
-    at = f" at {asked}" if asked is not None and code is Exit.CONFORMANT else ""
-    return {"word": MEANINGS[code].capitalize() + at, "style": style, "shape": shape}
+    word = meaning(code, asked)
+    return {"word": word[0].upper() + word[1:], "style": style, "shape": shape}
+
+
+def meaning(code: Exit, asked: Level | None) -> str:
+    """Return an exit code in words, with the level of what is conformant at the level *asked* for only."""
+    return f"{MEANINGS[code]} at {asked}" if asked is not None and code is Exit.CONFORMANT else MEANINGS[code]
+
+
+def few_programs(verdicts: Iterable[Verdict]) -> str:
+    """Return a further sentence that says what a small budget means, or nothing where none had one."""
+    budgets = list(dict.fromkeys(one.small_budget for one in verdicts if one.small_budget))
+    if not budgets:
+        return ""
+    return f" At {listed(budgets)} fewer programs were drawn than at 1, so a fault may have gone unseen."
 
 
 def took(seconds: float) -> str:
@@ -159,12 +172,13 @@ def _why(report: Report) -> str:
     if report.exit is Exit.BROKEN:
         return "The harness check L0 failed: what opens the backend does not work, so its promises could not be judged."
     if report.exit is Exit.INCOMPLETE:
-        return f"Nothing is proven: of {wanted} promises, {_listed([f'{passed} passed', *unknown])}."
+        return f"Nothing is proven: of {wanted} promises, {listed([f'{passed} passed', *unknown])}."
     kinds = [f"{failed} failed"] * bool(failed) + [f"{known} failed as known"] * bool(known)
-    return f"Of {plural(wanted, 'promise')}, {_listed([*kinds, *unknown])}."
+    return f"Of {plural(wanted, 'promise')}, {listed([*kinds, *unknown])}."
 
 
-def _listed(phrases: Sequence[str]) -> str:
+def listed(phrases: Sequence[str]) -> str:
+    """Return *phrases* as one: ``a, b and c``."""
     *first, last = phrases
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -196,14 +210,15 @@ def _capability(report: Report, part: Part, index: int, *, single: bool) -> dict
         "anchor": anchor,
         "title": part.capability if single else f"{part.backend} {part.capability}",
         "score": part.score,
-        "levels": verdict.level_text,
+        "came": verdict.harness if verdict.level == HARNESS.level else str(State.PASSED),
+        "levels": verdict.scope,
         "counts": [f"{count} {state}" for state, count in counts.items() if count],
         "took": took(part.seconds),
         "line": verdict.line(),
         "cells": by_number,
         "promises": sorted(by_number, key=lambda one: _GRAVITY.get(one.state, 9)),
         "preview": [_promise(report, part, result, anchor) for result in part.preview],
-        **verdict_view(verdict.exit),
+        **verdict_view(verdict.exit, report.asked),
     }
 
 

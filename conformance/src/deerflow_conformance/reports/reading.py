@@ -11,8 +11,26 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from deerflow_conformance.promises import CONTRACT_VERSION, EVERYTHING, HARNESS, PROMISES, Capability, Level
-from deerflow_conformance.reports.model import FORMAT, Distribution, FileSource, Part, PluginSource, Report, Source
+from deerflow_conformance.promises import (
+    CONTRACT_VERSION,
+    EVERYTHING,
+    HARNESS,
+    LEVELS,
+    PROMISES,
+    Capability,
+    Level,
+    may_not_apply,
+)
+from deerflow_conformance.reports.model import (
+    FORMAT,
+    MEANINGS,
+    Distribution,
+    FileSource,
+    Part,
+    PluginSource,
+    Report,
+    Source,
+)
 from deerflow_conformance.results import Failure, Kind, Result, State, Verdict
 
 _Form = TypeVar("_Form", bound=BaseModel)
@@ -149,7 +167,7 @@ def parsed(text: str | bytes) -> Report:
         raise BadReport(f"it is about contract {head.contract!r}, and this kit knows {CONTRACT_VERSION}")
     model = _validated(_Report, text)
     report = _report(model)
-    if faults := list(_strange(model)) or list(_contradictions(model, report)):
+    if faults := list(_strange(model)) or list(_contradictions(model, report)) or list(_misworded(model, report)):
         raise BadReport("\n".join(faults[:10]))
     return report
 
@@ -172,11 +190,11 @@ def _report(model: _Report) -> Report:
         created_at = datetime.strptime(model.created_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
         raise BadReport(f"created_at: {model.created_at} is no time") from None
-    parts = tuple(_part(part, model.asked or EVERYTHING) for part in model.capabilities)
+    parts = tuple(_part(part, model.asked or EVERYTHING, model.budget) for part in model.capabilities)
     return Report(parts, model.kit, model.python, created_at, model.seed, model.budget, model.asked, model.contract)
 
 
-def _part(model: _Part, level: Level) -> Part:
+def _part(model: _Part, level: Level, budget: float) -> Part:
     results = tuple(_result(one, model.capability) for one in model.results)
     distribution = None
     if model.distribution is not None:
@@ -186,7 +204,7 @@ def _part(model: _Part, level: Level) -> Part:
         _source(model.source),
         distribution,
         model.server,
-        Verdict(model.capability, level, results, model.reach),
+        Verdict(model.capability, level, results, model.reach, budget),
         tuple(_result(one, model.capability) for one in model.preview),
     )
 
@@ -223,13 +241,15 @@ def _strange(model: _Report) -> Iterator[str]:
                     yield f"{place}: {part.capability} has no promise {number}"
                 elif promise is not None and promise.counted is not counted:
                     yield f"{place}: {number} is {'not ' if counted else ''}counted by a verdict"
+                elif promise is not None and LEVELS.index(promise.level) > LEVELS.index(model.asked or EVERYTHING):
+                    yield f"{place}: {number} is not tested at {model.asked}"
                 if times > 1:
                     yield f"{place}: {number} is there {times} times"
-            yield from (f"{place}, {one.number}: {fault}" for one in results if (fault := _unlikely(one)))
+            yield from (f"{place}, {one.number}: {fault}" for one in results if (fault := _unlikely(part, one)))
 
 
-def _unlikely(result: _Result) -> str:
-    """Say in which way a result contradicts itself, if it does."""
+def _unlikely(part: _Part, result: _Result) -> str:
+    """Say in which way a result contradicts itself or what is said of its backend, if it does."""
     failed = result.state in (State.FAILED, State.KNOWN_FAILURE)
     if failed and result.failure is None:
         return f"it {result.state} without a failure" if result.state is State.FAILED else "no failure is told"
@@ -239,11 +259,17 @@ def _unlikely(result: _Result) -> str:
         return "it passed, at no level"
     if result.state in (State.NOT_APPLICABLE, State.COULD_NOT_RUN, State.KNOWN_FAILURE) and not result.reason:
         return f"it is {result.state} without a reason"
+    beyond = part.reach in ("host", "network")  # one process: L3 may be asked for there, and never runs
+    ran = [level for level in part.levels if level != "L3" or beyond]
+    if above := [level for level in result.levels if level not in ran]:
+        return f"it was checked at {_shown(above)}, and what ran is {_shown(ran)}"
+    if result.state is State.NOT_APPLICABLE and not may_not_apply(result.number, part.capability, part.levels):
+        return "it is not applicable, and some check of it applies to every backend"
     return ""
 
 
 def _contradictions(model: _Report, report: Report) -> Iterator[str]:
-    """Yield each claim that does not follow from the results; wordings may be those of another version of the kit."""
+    """Yield each claim that does not follow from the results."""
     for index, (claimed, part) in enumerate(zip(model.capabilities, report.parts, strict=True)):
         follows: dict[str, Any] = part.as_json()
         for name in ("levels", "exit", "passed", "wanted", "missing"):
@@ -254,5 +280,19 @@ def _contradictions(model: _Report, report: Report) -> Iterator[str]:
         yield f"exit: it says {model.exit}, and its results come to {int(report.exit)}"
 
 
+def _misworded(model: _Report, report: Report) -> Iterator[str]:
+    """Yield each verdict that is put in other words than this format has for it."""
+    claims = [("meaning", model.meaning, MEANINGS[report.exit])]
+    for index, (claimed, part) in enumerate(zip(model.capabilities, report.parts, strict=True)):
+        claims.append((f"capabilities[{index}].verdict", claimed.verdict, part.verdict.line()))
+    for place, claim, fact in claims:
+        if claim != fact:
+            yield f"{place}: it says {_shown(claim)}, and its results come to {_shown(fact)}"
+
+
 def _shown(value: Any) -> str:
-    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, str):
+        return repr(value if len(value) < 300 else f"{value[:300]}…")
+    return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ def part_of(backend: str, source: Source, verdict: Verdict, *, server: str | Non
     """
     results: tuple[Result, ...]
     results, preview = counted(map(portable, verdict.results))
-    judged = Verdict(verdict.capability, verdict.level, results, verdict.reach)
+    judged = dataclasses.replace(verdict, results=results)
     return Part(backend, source, distribution_of(backend), None if server is None else whole(server), judged, preview)
 
 
