@@ -14,34 +14,32 @@ from deerflow_conformance.cli.running import Settings, judged
 from deerflow_conformance.cli.screen import open_screen
 from deerflow_conformance.cli.subjects import Subject, settings_of, subjects
 from deerflow_conformance.reports import BadReport, FileSource, Part, PluginSource, Report, read_report
+from deerflow_conformance.reports.model import set_options
 from deerflow_conformance.reports.versions import distribution_of
 from deerflow_conformance.results import BrokenUse, Exit, Result, State
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was claimed of one promise, and what came now.
+    """One claim, and what came now.
 
     Attributes:
-        what: Which promise of what.
-        claimed: Its state in the report.
-        found: Its state now, or None: it was not judged.
+        what: What it is about: a promise, or something else that a report says of a backend.
+        claimed: What the report says.
+        found: What it is now.
+        holds: Whether the claim holds; None where nobody can tell from here.
     """
 
     what: str
-    claimed: State
-    found: State | None
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the claim holds; None where one of the two says nothing about the promise."""
-        if self.found in (None, State.COULD_NOT_RUN) or self.claimed is State.COULD_NOT_RUN:
-            return None
-        return self.claimed is self.found
+    claimed: str
+    found: str
+    holds: bool | None
 
 
 def verify(path: Path, *, pairs: Sequence[str] | None) -> Exit:
     """Run the report in *path* again: 0 if each claim holds and the run is conformant, 1 if one does not hold.
+
+    The kit writes wherever a backend's settings lead, so none is taken from the report: *pairs* gives them all.
 
     Raises:
         BrokenUse: It cannot be read or contradicts itself, or what it is about cannot be run here.
@@ -75,16 +73,16 @@ def _subject(part: Part, given: Mapping[str, str]) -> Subject:
     """Return what *part* was about, found again.
 
     Raises:
-        BrokenUse: It is not here, or it has settings whose values the report hides and nobody gave.
+        BrokenUse: It is not here, or it has settings that nobody gave.
     """
     source = part.source
     if isinstance(source, PluginSource):
-        known = {name: value for name, value in source.settings.items() if value is not None}
-        settings = {**known, **given}
-        if hidden := [name for name in source.settings if name not in settings]:
-            needed = " ".join(f"--set {name}=..." for name in hidden)
-            raise BrokenUse(f"the report hides how it opened {source.plugin}: give {needed}")
-        found = subjects(source.plugin, settings)
+        if missing := {name: value for name, value in source.settings.items() if name not in given}:
+            raise BrokenUse(
+                f"settings are not taken from a report: give those to open {source.plugin} with here; "
+                f"it was opened with{set_options(missing)}"
+            )
+        found = subjects(source.plugin, given)
     else:
         found = _in_file(source, given)
     for one in found:
@@ -118,21 +116,41 @@ def _warn(part: Part) -> None:
 
 def _comparisons(report: Report, found: Report) -> Iterator[Comparison]:
     for claimed, now in zip(report.parts, found.parts, strict=True):
-        states: dict[str, Result] = {result.number: result for result in now.verdict.results}
-        for result in claimed.verdict.results:
-            again = states.get(result.number)
-            what = f"{claimed.backend} {claimed.capability} {result.number}"
-            yield Comparison(what, result.state, None if again is None else again.state)
+        who = f"{claimed.backend} {claimed.capability}"
+        yield from _of_the_backend(who, claimed, now)
+        again = {result.number: result for result in now.verdict.results}
+        for result in (*claimed.verdict.results, *claimed.preview):
+            yield _of_a_promise(f"{who} {result.number}", result, again.get(result.number))
+
+
+def _of_the_backend(who: str, claimed: Part, now: Part) -> Iterator[Comparison]:
+    """Compare what a report says of the backend. Of another version or server it may be true, and was not seen here."""
+    if (reach := claimed.verdict.reach) is not None:
+        again = now.verdict.reach
+        yield Comparison(f"{who} reach", reach, again or "not told", None if again is None else again == reach)
+    about = {"distribution": (claimed.distribution, now.distribution), "server": (claimed.server, now.server)}
+    for name, (then, here) in about.items():
+        if then is not None:
+            yield Comparison(f"{who} {name}", str(then), str(here or "not told"), then == here or None)
+
+
+def _of_a_promise(what: str, claimed: Result, now: Result | None) -> Comparison:
+    """Compare states, and levels where those are the same: a newer kit may check at more, and never at fewer."""
+    if now is None or State.COULD_NOT_RUN in (claimed.state, now.state):
+        return Comparison(what, claimed.word, "not run" if now is None else now.word, None)
+    if claimed.word != now.word or set(claimed.levels) <= set(now.levels):
+        return Comparison(what, claimed.word, now.word, claimed.word == now.word)
+    said, came = (f"{one.word} at {', '.join(one.levels) or 'no level'}" for one in (claimed, now))
+    return Comparison(what, said, came, holds=False)
 
 
 def _told(compared: Sequence[Comparison], found: Report) -> Exit:
     """Print what became of the claims and return the exit code."""
     broken = [one for one in compared if one.holds is False]
     open_ones = [one for one in compared if one.holds is None]
-    for one in broken:
-        say(f"{one.what}: the report says {one.claimed}, now it is {one.found}")
-    for one in open_ones:
-        say(f"{one.what}: not compared: the report says {one.claimed}, now it is {one.found or 'not run'}")
+    lines = [f"{one.what}: the report says {one.claimed}, now it is {one.found}" for one in broken]
+    lines += [f"{one.what}: not compared: the report says {one.claimed}, now it is {one.found}" for one in open_ones]
+    say(*(line.replace("\n", "\\n") for line in lines))  # no report writes lines of its own
     held = sum(one.holds is True for one in compared)
     say(f"{held} of {len(compared)} claims hold")
     if broken:

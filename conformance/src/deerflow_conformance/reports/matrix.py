@@ -19,7 +19,7 @@ from deerflow_conformance.reports.page import (
     took,
     verdict_view,
 )
-from deerflow_conformance.results import Exit
+from deerflow_conformance.results import Exit, State
 from deerflow_conformance.texts import sentence_of
 
 _ABOVE: Final = "not at this level"
