@@ -105,18 +105,18 @@ async def deerflow_counters(connection, options):
 USELESS_PLUGINS = {
     "its hook exits": ("return AcmeSettings", "raise SystemExit(0)", "'acme' is broken: it raised SystemExit: 0"),
     "its settings exit": (
-        "refuses: bool = False",
-        "refuses: bool = False\n\n    def model_post_init(self, context):\n        raise SystemExit(0)",
+        "retries: int = 0",
+        "retries: int = 0\n\n    def model_post_init(self, context):\n        raise SystemExit(0)",
         "'acme' is broken: it raised SystemExit: 0",
     ),
     "its settings fail": (
-        "refuses: bool = False",
-        "refuses: bool = False\n\n    def model_post_init(self, context):\n        raise KeyError('region')",
+        "retries: int = 0",
+        "retries: int = 0\n\n    def model_post_init(self, context):\n        raise KeyError('region')",
         "'acme' is broken: it raised KeyError: 'region'",
     ),
     "it offers nothing": (
-        "def deerflow_counters",
-        "def deerflow_check(connection): ...\n\n\ndef _",
+        ACME[ACME.index("@hookimpl\ndef deerflow_memory") :],
+        "",
         "offers no capability",
     ),
 }

@@ -264,7 +264,7 @@ def test_settings_are_given_anew(command: Command, acme: Path) -> None:
     assert command("run", "acme", *settings, *part, "--report", "made", PYTHONPATH=str(acme)).returncode == 3
     done = command("verify", "made/report.json", PYTHONPATH=str(acme))
     assert done.returncode == 2
-    assert "give those to open acme with here; it was opened with --set url=... --set refuses=off" in done.stderr
+    assert "give those to open acme with here; it was opened with --set url=... --set retries=3" in done.stderr
     metadata = acme / "acme_backends-1.2.3.dist-info/METADATA"
     metadata.write_text(metadata.read_text().replace("1.2.3", "1.3.0"))
     done = command("verify", "made/report.json", *settings[:2], PYTHONPATH=str(acme))
@@ -272,4 +272,4 @@ def test_settings_are_given_anew(command: Command, acme: Path) -> None:
     done = command("verify", "made/report.json", *settings, PYTHONPATH=str(acme))
     assert done.returncode == 3
     assert "the report is about acme of acme-backends 1.2.3, and here it is acme-backends 1.3.0" in done.stderr
-    assert done.stdout.splitlines()[-1] == "3 of 4 claims hold"
+    assert done.stdout.splitlines()[-1] == "4 of 5 claims hold"

@@ -50,7 +50,7 @@ def _swept(capability: Capability) -> Callable[[Space], AsyncIterator[Any]]:
 
     async def opened(space: Space) -> AsyncIterator[Any]:
         async with (
-            inprocess.connect("conformance", namespace=space.name, clock=space.clock, sweep_seconds=1) as connection,
+            inprocess.connect("conformance", namespace=space.name, clock=space.clock, sweep_seconds=20) as connection,
             _OPEN[capability](connection, space.options) as capability_,
         ):
             yield capability_

@@ -195,10 +195,13 @@ class Summary:
         terminalreporter.section("conformance")
         for _, judged in self._in_order():
             terminalreporter.write_line(f"{judged.claim['plugin']}: {judged.verdict.line()}")
+            alike: dict[str, list[str]] = {}
             for result in judged.verdict.results:
                 if result.state is not State.FAILED and result.reason:
                     part = "in part not applicable" if result.state is State.PASSED else result.state
-                    terminalreporter.write_line(f"    {result.number} {part}: {result.reason}")
+                    alike.setdefault(f"{part}: {result.reason}", []).append(result.number)
+            for what, numbers in alike.items():
+                terminalreporter.write_line(f"    {' '.join(numbers)} {what}")
         for _, judged in self._in_order():
             if lack := judged.lack():
                 terminalreporter.write_line(
