@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest import mock
+from weakref import WeakKeyDictionary
 
 import pytest
 
-from deerflow_backends import inprocess
+from deerflow_backends import changes, inprocess
 from deerflow_backends.hub import Hub
 from deerflow_backends.inprocess.counters import InProcessModelCounters
 from deerflow_backends.inprocess.memories import InProcessMemoryStore
@@ -43,6 +46,7 @@ _OPEN: dict[Capability, Callable[..., Any]] = {
     "thread_index": inprocess.open_thread_index,
     "counters": inprocess.open_counters,
 }
+_apply, _export, _erase = InProcessMemoryStore.apply, InProcessMemoryStore.export, InProcessMemoryStore.erase
 
 
 def _swept(capability: Capability) -> Callable[[Space], AsyncIterator[Any]]:
@@ -154,6 +158,57 @@ def keys_in_another_order(capability: Capability) -> Patched:
     return methods(_CLASSES[capability], **{name: turning(method) for name, method in _calls(capability).items()})
 
 
+def exports_of_one_moment() -> Patched:
+    """An export is of the moment when it began, with users who were erased since."""
+
+    async def export(self: InProcessMemoryStore) -> Any:
+        for record in [record async for record in _export(self)]:
+            yield record
+            self._binding.check()
+
+    return methods(InProcessMemoryStore, export=export)
+
+
+def writers_wait_for_an_export() -> Patched:
+    """Whoever writes while an export goes on waits until it has ended."""
+    exports: WeakKeyDictionary[InProcessMemoryStore, int] = WeakKeyDictionary()
+
+    async def export(self: InProcessMemoryStore) -> AsyncIterator[Any]:
+        exports[self] = exports.get(self, 0) + 1
+        try:
+            async for record in _export(self):
+                yield record
+        finally:
+            exports[self] -= 1
+
+    async def no_export(self: InProcessMemoryStore) -> None:
+        while exports.get(self):
+            await asyncio.sleep(0.01)
+
+    async def apply(self: InProcessMemoryStore, *arguments: Any, **more: Any) -> Any:
+        await no_export(self)
+        return await _apply(self, *arguments, **more)
+
+    async def erase(self: InProcessMemoryStore, user_id: Any) -> None:
+        await no_export(self)
+        await _erase(self, user_id)
+
+    return methods(InProcessMemoryStore, export=export, apply=apply, erase=erase)
+
+
+@contextlib.contextmanager
+def an_expected_0_is_told_as_0() -> Iterator[None]:
+    """A conflict with an expected revision of 0 tells 0, and not that nothing was to be there."""
+    expect, expected = changes._expect, changes._expected_revision
+
+    def told(change: Any, found: int | None) -> None:
+        with mock.patch.object(changes, "_expected_revision", lambda one: 0 if one.expected == 0 else expected(one)):
+            expect(change, found or (0 if change.expected == 0 else None))
+
+    with mock.patch.object(changes, "_expect", told):
+        yield
+
+
 ODD: dict[str, list[Callable[[], Patched]]] = {
     "stream_bridge": [
         read_again_on_every_wake_up,
@@ -161,7 +216,12 @@ ODD: dict[str, list[Callable[[], Patched]]] = {
         woken_for_nothing,
         read_one_by_one,
     ],
-    "memory": [functools.partial(keys_in_another_order, "memory")],
+    "memory": [
+        functools.partial(keys_in_another_order, "memory"),
+        exports_of_one_moment,
+        writers_wait_for_an_export,
+        an_expected_0_is_told_as_0,
+    ],
     "thread_index": [functools.partial(keys_in_another_order, "thread_index"), short_filtered_pages],
     "counters": [functools.partial(keys_in_another_order, "counters")],
 }
