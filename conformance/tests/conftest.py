@@ -1,6 +1,7 @@
 """What several test modules use: the command as a process, and authors' files for it to run."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Ctrl-C reaches what the tests start, also where a shell has all of it in the background and ignores it there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What an author writes, for counters that work.
 CONFORMED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import signal
 import sys
 import textwrap
 import zipfile
@@ -18,6 +19,9 @@ from hypothesis import settings
 # Tests never assert a time: a slow machine is no failure.
 settings.register_profile("deerflow", deadline=None)
 settings.load_profile("deerflow")
+
+# Ctrl-C reaches what the tests start, also where a shell has all of it in the background and ignores it there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CORE = "deerflow-backends>=1.0,<2"
 
