@@ -278,7 +278,7 @@ def tests(session: nox.Session, version: str, subject: str) -> None:
 
 @nox.session(requires=["build"], reuse_venv=False, python=PYTHONS[FIRST], default=False)
 def proof(session: nox.Session) -> None:
-    """The kit notices every deliberate fault of its served backend with its further seeds, too."""
+    """More seeds: for the faults of the kit's served backend, for the in-process one, and for one that is far away."""
     install_for_tests(session, "conformance")
     session.run("pytest", "--numprocesses=4", "-m", "proof", "conformance/tests", *session.posargs)
 
