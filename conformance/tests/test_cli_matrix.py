@@ -60,7 +60,7 @@ def matrix(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tu
             0,
             f"conformant at L1  Every promise that applies was kept by each of 2 reports, at L1. {FEW}",
         ),
-        (["harness"], 0, "conformant at L0  What opens the 1 backend works. No promise was tested."),
+        (["harness"], 0, "conformant at L0  What opens the backend works. No promise was tested."),
         (["good", "part"], 3, f"incomplete  1 of 2 reports is conformant, at L1. {FEW}"),
         (["part", "bad", "good"], 1, f"not conformant  1 of 3 reports is conformant, at L1. {FEW}"),
         (["bad", "broken", "part"], 2, f"broken  0 of 3 reports are conformant. {FEW}"),

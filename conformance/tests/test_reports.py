@@ -248,24 +248,24 @@ def test_headings_and_anchors_are_in_order() -> None:
         (
             [report(part()), report(part(level="L1"), asked="L1")],
             "L1",
-            "Every promise that applies was kept by each of 2 backends, at L3 + load and L1.",
+            "Every promise that applies was kept by each of 2 reports, at L3 + load and L1.",
         ),
-        ([report(harness_part(), asked="L0")] * 2, "L0", "What opens each of 2 backends works. No promise was tested."),
+        ([report(harness_part(), asked="L0")], "L0", "What opens the backend works. No promise was tested."),
         (
             [report(part()), report(harness_part(), asked="L0")],
             "L0",
-            "Every promise that applies was kept by the 1 backend, at L3 + load. Of 1 backend no promise was tested.",
+            "Every promise that applies was kept by the 1 report, at L3 + load. Of 1 report no promise was tested.",
         ),
         (
             [report(part(level="L1"), asked="L1"), report(part(last=State.FAILED))],
             "L1",
-            "1 of 2 backends is conformant, at L1.",
+            "1 of 2 reports is conformant, at L1.",
         ),
         ([report(part(last=State.FAILED))], None, "0 of 1 backend are conformant."),
         (
             [report(part(budget=0.01)), report(part(budget=0.2)), report(part())],
             None,
-            "Every promise that applies was kept by each of 3 backends, at L3 + load. "
+            "Every promise that applies was kept by each of 3 reports, at L3 + load. "
             "At budget 0.01 and budget 0.2 fewer programs were drawn than at 1, so a fault may have gone unseen.",
         ),
     ],

@@ -173,7 +173,7 @@ def _outcome(matrix: Matrix) -> str:
         return f"{len(good)} of {plural(len(rows), what)} {are}."
     tested = [row for row in good if row.report.level != HARNESS.level]
     if not tested:
-        return f"What opens {_each_of(good, what)} works. No promise was tested."
+        return f"What opens the backend{'' if len(good) == 1 else 's'} works. No promise was tested."
     untested = len(good) - len(tested)
     but = f" Of {plural(untested, what)} no promise was tested." if untested else ""
     return f"Every promise that applies was kept by {_each_of(tested, what)}, at {_levels(matrix, tested)}.{but}"
