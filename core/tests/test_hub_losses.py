@@ -242,3 +242,30 @@ def test_who_forgets_runs_is_told() -> None:
         assert forgotten == [RUN]
 
     in_hub(body, forgotten.append)
+
+
+def test_what_a_server_lost_is_given_to_nobody_who_comes_later() -> None:
+    """Before anything is published in their places lost events are in no ring: who resumes after them waits (S3, S6)."""
+
+    async def body(hub: Hub, store: Store) -> None:
+        store.publish(1)
+        watching = hub.subscribe(RUN, last_event_id=None, heartbeat_interval=0.02)
+        await anext(watching)
+        reader = asyncio.create_task(collect(hub))
+        store.publish(4)
+        hub.wake(RUN)
+        while await anext(watching) != StreamEvent("7-5", "e", [7, 5]):
+            pass
+        store.lose(2)
+        hub.wake(RUN)
+        gap = (await reader)[-1]
+        assert gap == StreamGap("7-5", "7-1", "7-3")
+        resumed = hub.subscribe(RUN, last_event_id="7-3", heartbeat_interval=0.02)
+        assert [await anext(resumed) for _ in range(3)] == [HEARTBEAT_SENTINEL] * 3
+        store.publish(1)
+        hub.wake(RUN)
+        while (item := await anext(resumed)) is HEARTBEAT_SENTINEL:
+            pass
+        assert item == StreamEvent("8-4", "e", [8, 4])
+
+    in_hub(body)

@@ -133,7 +133,8 @@ class Watch:
         head = read.head
         if head is None or head.cleaned:
             self._clear(last=0)  # the next stream will be read from its first event
-        elif (self.stream, self.epoch) != (head.created, head.latest.epoch):  # some may be lost, others in their places
+        elif (self.stream, self.epoch) != (head.created, head.latest.epoch) or head.latest.seq < self.last:
+            # Some are lost, or may be, with others in their places: nobody is to get them from here.
             self._clear(last=read.entries[0].id.seq - 1 if read.entries else head.latest.seq)
         self.head = head
         for entry in read.entries:

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from deerflow_backends.distributions import offers
 from deerflow_conformance.conformances import Conformance, PluginConformance, conform_plugin, refuse_lost
 from deerflow_conformance.privacy import secrets_in, shown_settings
 from deerflow_conformance.reports.model import FileSource, PluginSource, Source
@@ -80,7 +80,7 @@ def subjects(target: str, settings: Mapping[str, str]) -> list[Subject]:
 
 def _perhaps(target: str) -> str:
     """Say what may be meant by what is no plugin's name."""
-    if target in {offer.backend for offer in offers()}:
+    if entry_points(group="deerflow_backends", name=target):
         return ""
     if Path(f"{target}.py").is_file():
         return f"; for the file say {target}.py"
