@@ -245,7 +245,7 @@ def test_who_forgets_runs_is_told() -> None:
 
 
 def test_what_a_server_lost_is_given_to_nobody_who_comes_later() -> None:
-    """Before anything is published in their places lost events are in no ring: who resumes after them waits (S3, S6)."""
+    """Before anything is published in their places lost events are in no ring: who resumes there waits (S3, S6)."""
 
     async def body(hub: Hub, store: Store) -> None:
         store.publish(1)
