@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -81,8 +82,11 @@ def a_restart_begins_with_nothing() -> Patched:
     """The server removes what it finds when it starts."""
 
     def begin(self: server.Server, folder: Path) -> None:
-        for file in folder.iterdir():
-            file.unlink()
+        for path in folder.iterdir():
+            if path.is_dir():  # whoever was killed while it made a file leaves one
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         _begin(self, folder)
 
     return methods(server.Server, __init__=begin)
