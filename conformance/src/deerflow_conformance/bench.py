@@ -232,8 +232,7 @@ class Bench:
 
     async def expect_owned_counts(self) -> None:
         """See that the author's count of what is owned, if there is one, rises; if not, the check could not run."""
-        space = self.space()
-        if self._conformance.owned is not None and not await self._rise("owned", space, lambda: self.owned(space)):
+        if self._conformance.owned is not None and not await self._rise("owned", self.owned):
             self.could_not_run(
                 f"owned= was no more after {_TRIES} writes than before: it must count what is stored of the space that "
                 "it is given, in the same database and under the same names as the backend"
@@ -242,24 +241,25 @@ class Bench:
     async def expect_work_counts(self) -> None:
         """See that the author's count of work, if there is one, rises; if not, the check could not run."""
 
-        async def count() -> int:
+        async def count(_: Space) -> int:
             return self.work()
 
-        if self._conformance.work is not None and not await self._rise("work", self.space(), count):
+        if self._conformance.work is not None and not await self._rise("work", count):
             self.could_not_run(
                 f"work= was no more after {_TRIES} writes than before: it must count what was done so far through all "
                 "that the function has opened in this process"
             )
 
-    async def _rise(self, name: str, space: Space, count: Callable[[], Awaitable[int]]) -> bool:
-        """Whether the author's count *name* is higher after some writes into *space* than before; tried once."""
+    async def _rise(self, name: str, count: Callable[[Space], Awaitable[Any]]) -> bool:
+        """Whether the author's count *name* is higher after some writes into a space than before; tried once."""
         if name not in self._rises:
+            space = self.space()
             put = face_of(self.capability).slots[0].put
             async with self.open(space) as opened:
-                before = await count()
+                before = await count(space)
                 for number in range(_TRIES):
                     await put(opened, f"counted {number}", number)
-                self._rises[name] = await count() > before
+                self._rises[name] = await count(space) > before
         return self._rises[name]
 
     # ------------------------------------------------------------------ running
